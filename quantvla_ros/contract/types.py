@@ -105,7 +105,7 @@ class JointLimit:
 
 @dataclass(frozen=True)
 class Freshness:
-    """How old an input may be when a decision is taken, and how far apart inputs may be; seconds."""
+    """How old an input may be when a decision is taken, and how far apart inputs may be: s."""
 
     cameras: float = 0.25
     joint_states: float = 0.15

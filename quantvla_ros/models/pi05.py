@@ -278,7 +278,9 @@ class PI05(nn.Module):
         for name, module in self.named_modules():
             if not hasattr(module, 'in_features'):
                 continue
-            roles[name] = next(r for start, part, r in rules if name.startswith(start) and part in name)
+            roles[name] = next(
+                role for start, part, role in rules if name.startswith(start) and part in name
+            )
         return roles
 
     def embed_prefix(
