@@ -1,0 +1,81 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""INT8 linears on the CPU: int8 x int8 -> int32 by oneDNN through torch._int_mm.
+
+Knows tensors; knows nothing of models or recipes. The trap here: on a CPU without VNNI (AVX2, early
+AVX-512) oneDNN adds pairs of products in 16 bits and saturates without a word, so `unavailable`
+asks this very CPU for the worst case before the backend is offered. `blocked` serves the others.
+"""
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from quantvla_ros.kernels.reference import LARGEST, SMALLEST
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why this backend cannot run on `device`; None: it can."""
+    if device.type != 'cpu':
+        return f'it runs on the CPU only, not on {device.type}'
+    if not _exact():
+        return 'this CPU has no exact int8 dot product (VNNI): oneDNN saturates on it'
+    return None
+
+
+@functools.cache
+def _exact() -> bool:
+    """Whether torch._int_mm returns exact sums here, tried at the extremes of int8."""
+    generator = torch.Generator().manual_seed(0)
+    for rows, columns, outputs in ((1, 64, 64), (5, 1024, 48), (17, 33, 65)):
+        random = torch.randint(-127, 128, (rows, columns), dtype=torch.int8, generator=generator)
+        for q in (random, torch.full_like(random, 127), torch.full_like(random, -127)):
+            weight = torch.full((outputs, columns), -128, dtype=torch.int8)
+            weight[::2] = 127
+            expected = (q.double() @ weight.double().t()).to(torch.int32)
+            if not torch.equal(torch._int_mm(q, weight.t()), expected):
+                return False
+    return True
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize each row by its own largest magnitude: [M, K] -> [M, K] int8, [M] float32."""
+    x = x.float()
+    # One pass without a temporary of |x|; the maximum norm of an empty row is zero.
+    largest = torch.linalg.vector_norm(x, float('inf'), dim=-1)
+    finite = torch.isfinite(largest)
+    bounded = torch.where(finite, largest.clamp_min(SMALLEST), 1.0)
+    q = torch.mul(x, (LARGEST / bounded)[:, None]).round_()
+    if not bool(finite.all()):
+        q[~finite] = 0.0  # NaN to int8 is undefined
+    scale = torch.where(finite, bounded / LARGEST, torch.nan)
+    return q.to(torch.int8), scale
+
+
+def scaled_matmul(
+    q: Tensor,
+    scale: Tensor,
+    weight_q: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Multiply quantized rows by quantized weights and scale back: [M, N] of `dtype`."""
+    if q.shape[1] == 1:
+        # torch._int_mm reads past a single column: its strides look like a row's (torch 2.13)
+        sums = q.int() * weight_q.int().t()
+    else:
+        sums = torch._int_mm(q, weight_q.t())
+    return scale_back(sums, scale, weight_scale, bias, dtype)
+
+
+def scale_back(
+    sums: Tensor, scale: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """Scale integer sums [M, N] by row and column, add the bias; [M, N] of `dtype`."""
+    y = sums.float().mul_(scale[:, None]).mul_(weight_scale)
+    if bias is not None:
+        y.add_(bias)
+    return y.to(dtype)
