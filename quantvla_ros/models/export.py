@@ -1,0 +1,247 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Writing a pi0.5 checkpoint directory in the hub's layout: config, weights, tokenizer, processors.
+
+Knows the layout that `checkpoint` and `processor` read; knows nothing of training or of bags.
+"""
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file
+from torch import Tensor
+
+from quantvla_ros.models.checkpoint import EMBEDDING, LM_HEAD, build_network
+from quantvla_ros.models.processor import ACTION, POSTPROCESSOR, PREPROCESSOR, STATE
+from quantvla_ros.models.tokenizer import STATE_BINS
+
+SHARD_BYTES = 2 * 1024**3
+STATISTICS_FILE = 'policy_preprocessor_step_2_normalizer_processor.safetensors'
+RESTORE_FILE = 'policy_postprocessor_step_0_unnormalizer_processor.safetensors'
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a checkpoint reads and writes.
+
+    Attributes:
+        slots: image features, as 'observation.images.wrist'.
+        state, action: statistics of the data set by name (min, max, mean, std, q01, q99), [D] each.
+        action_names: one for each action dimension.
+    """
+
+    slots: tuple[str, ...]
+    state: Mapping[str, np.ndarray]
+    action: Mapping[str, np.ndarray]
+    action_names: tuple[str, ...]
+
+
+def hub_config(
+    features: Features,
+    *,
+    image: int = 224,
+    chunk: int = 50,
+    execute: int | None = None,
+    max_action_dim: int = 32,
+    sizes: Mapping[str, Any] | None = None,
+    max_tokens: int = 200,
+) -> dict[str, Any]:
+    """A config.json as the hub's pi0.5 checkpoints have it; `sizes` for reduced networks."""
+    visual = {s: {'type': 'VISUAL', 'shape': [3, image, image]} for s in features.slots}
+    state = {STATE: {'type': 'STATE', 'shape': [features.state['q01'].size]}}
+    config: dict[str, Any] = {
+        'type': 'pi05',
+        'input_features': {**visual, **state},
+        'output_features': {ACTION: {'type': 'ACTION', 'shape': [len(features.action_names)]}},
+        'paligemma_variant': 'gemma_2b',
+        'action_expert_variant': 'gemma_300m',
+        'dtype': 'bfloat16',
+        'chunk_size': chunk,
+        'n_action_steps': execute or chunk,
+        'max_state_dim': 32,
+        'max_action_dim': max_action_dim,
+        'num_inference_steps': 10,
+        'min_period': 4e-3,
+        'max_period': 4.0,
+        'image_resolution': [image, image],
+        'empty_cameras': 0,
+        'tokenizer_max_length': max_tokens,
+        'normalization_mapping': {
+            'VISUAL': 'IDENTITY',
+            'STATE': 'QUANTILES',
+            'ACTION': 'QUANTILES',
+        },
+        'use_relative_actions': False,
+        'action_feature_names': list(features.action_names),
+    }
+    if sizes is not None:
+        config['_sizes'] = dict(sizes)
+    return config
+
+
+def write_checkpoint(
+    directory: str | Path,
+    config: Mapping[str, Any],
+    weights: Iterable[tuple[str, Tensor]],
+    features: Features,
+    words: Iterable[str],
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write a complete checkpoint directory.
+
+    Args:
+        directory: made if it does not exist; files of these names are replaced.
+        config: as `hub_config` gives it.
+        weights: (name in our module tree, tensor), taken one at a time.
+        features: as in the config, with statistics.
+        words: the tokenizer's words; others are spelled by their letters.
+        dtype: of the stored weights.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_json(directory / 'config.json', config)
+    build_tokenizer(words).save(str(directory / 'tokenizer.json'))
+    write_processors(directory, features, max_tokens=config['tokenizer_max_length'])
+    write_weights(directory, weights, dtype)
+
+
+def write_weights(
+    directory: Path, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype
+) -> None:
+    """Weights under hub names, as one file or, from 2 GiB on, as indexed shards."""
+    shards: list[Path] = []
+    placed: dict[str, str] = {}
+    batch: dict[str, Tensor] = {}
+
+    def flush() -> None:
+        path = directory / f'model-{len(shards) + 1:05d}.safetensors'
+        save_file(batch, path, metadata={'format': 'pt'})
+        placed.update(dict.fromkeys(batch, path.name))
+        shards.append(path)
+        batch.clear()
+
+    for name, tensor in weights:
+        # The hub stores the embedding as the tied output layer, and only there.
+        stored = 'model.' + (LM_HEAD if name == EMBEDDING else name)
+        batch[stored] = tensor.detach().to('cpu', dtype).contiguous()
+        if sum(t.numel() * t.element_size() for t in batch.values()) >= SHARD_BYTES:
+            flush()
+    if not shards:
+        save_file(batch, directory / 'model.safetensors', metadata={'format': 'pt'})
+        return
+    if batch:
+        flush()
+    _write_json(directory / 'model.safetensors.index.json', {'weight_map': placed})
+
+
+def write_processors(directory: Path, features: Features, *, max_tokens: int) -> None:
+    """The processor files, with the steps that lerobot writes for pi0.5."""
+    norm_map = {'VISUAL': 'IDENTITY', 'STATE': 'QUANTILES', 'ACTION': 'QUANTILES'}
+    shapes = {
+        STATE: {'type': 'STATE', 'shape': [features.state['q01'].size]},
+        ACTION: {'type': 'ACTION', 'shape': [len(features.action_names)]},
+    }
+    settings = {'eps': 1e-8, 'features': shapes, 'norm_map': norm_map}
+    tokenizer = {
+        'max_length': max_tokens,
+        'task_key': 'task',
+        'padding_side': 'right',
+        'padding': 'max_length',
+        'truncation': True,
+        'tokenizer_name': 'tokenizer.json',
+    }
+    before: list[dict[str, Any]] = [
+        {'registry_name': 'rename_observations_processor', 'config': {'rename_map': {}}},
+        {'registry_name': 'to_batch_processor', 'config': {}},
+        {
+            'registry_name': 'normalizer_processor',
+            'config': settings,
+            'state_file': STATISTICS_FILE,
+        },
+        {'registry_name': 'pi05_prepare_state_tokenizer_processor_step', 'config': {}},
+        {'registry_name': 'tokenizer_processor', 'config': tokenizer},
+    ]
+    after: list[dict[str, Any]] = [
+        {'registry_name': 'unnormalizer_processor', 'config': settings, 'state_file': RESTORE_FILE},
+    ]
+    _write_json(directory / PREPROCESSOR, {'name': 'policy_preprocessor', 'steps': before})
+    _write_json(directory / POSTPROCESSOR, {'name': 'policy_postprocessor', 'steps': after})
+    arrays = {f'{STATE}.{k}': v for k, v in features.state.items()}
+    arrays |= {f'{ACTION}.{k}': v for k, v in features.action.items()}
+    arrays = {k: np.ascontiguousarray(v, np.float32) for k, v in arrays.items()}
+    save_arrays(arrays, directory / STATISTICS_FILE)
+    save_arrays(arrays, directory / RESTORE_FILE)
+
+
+def statistics(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Statistics of [N, D] numbers as data sets store them."""
+    low, high = np.quantile(values, (0.01, 0.99), axis=0)
+    return {
+        'min': values.min(0),
+        'max': values.max(0),
+        'mean': values.mean(0),
+        'std': values.std(0),
+        'q01': low,
+        'q99': high,
+    }
+
+
+def build_tokenizer(words: Iterable[str]) -> Any:
+    """A small tokenizer: one id for each word and each state bin, letters for the rest.
+
+    Special ids as PaliGemma has them: 0 pad, 1 end, 2 beginning, 3 unknown; a text begins with 2.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    letters = string.ascii_letters + string.digits + string.punctuation
+    vocabulary: dict[str, int] = {}
+    numbers = [str(n) for n in range(STATE_BINS)]
+    pieces = [*letters, *(f'##{letter}' for letter in letters), *numbers]
+    prompt = ['Task', 'State', 'Action']
+    specials = ['<pad>', '<eos>', '<bos>', '<unk>']
+    for token in [*specials, *prompt, *sorted(set(words)), *pieces]:
+        vocabulary.setdefault(token, len(vocabulary))
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token='<unk>'))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single='<bos> $A', special_tokens=[('<bos>', vocabulary['<bos>'])]
+    )
+    return tokenizer
+
+
+def random_weights(config: Mapping[str, Any], seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Random weights of a config's network, one tensor at a time, the same for the same seed.
+
+    Scaled so that activations stay of order one through the depth, with gates, biases and norm
+    offsets unlike zero, so that every path of the network counts.
+    """
+    with torch.device('meta'):
+        shapes = {name: tuple(t.shape) for name, t in build_network(config).state_dict().items()}
+    generator = torch.Generator().manual_seed(seed)
+    for name, shape in shapes.items():
+        tensor = torch.randn(shape, generator=generator)
+        if len(shape) == 1:
+            offset = 1.0 if _is_layer_norm_weight(name) else 0.0
+            yield name, offset + 0.05 * tensor
+        elif '_layernorm.dense.' in name or name.endswith('norm.dense.weight'):
+            yield name, tensor * (0.3 / shape[1] ** 0.5)
+        else:
+            yield name, tensor * float(np.prod(shape[1:])) ** -0.5
+
+
+def _is_layer_norm_weight(name: str) -> bool:
+    """LayerNorm multiplies by its weight; Gemma's RMSNorm by one plus it."""
+    return name.endswith('.weight') and ('layer_norm' in name or 'post_layernorm' in name)
+
+
+def _write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + '\n')
