@@ -6,11 +6,13 @@ Knows the network, its processor and where they run; knows nothing of ROS, robot
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from quantvla_ros.errors import BackendError, CheckpointError
 from quantvla_ros.models.checkpoint import load_model, read_config
@@ -87,9 +89,31 @@ class Policy:
         )
         return self.processor.actions(raw)
 
-    def noise(self, seed: int | None, batch: int = 1) -> torch.Tensor:
-        """[batch, chunk, action_dim] standard normal on the device; drawn on the CPU, so that a
-        seed means the same on every machine.
+    def infer_many(
+        self, observations: Sequence[Observation], seeds: Sequence[int]
+    ) -> np.ndarray:
+        """As `infer` for many observations at once; for simulation, where throughput counts.
+
+        All observations must hold the same cameras. Equal to `infer` up to rounding.
+
+        Returns:
+            [observations, chunk, action] float32.
+        """
+        parts = [self.processor.inputs(observation, self.device) for observation in observations]
+        length = max(part.tokens.shape[1] for part in parts)
+        pad = [(0, length - part.tokens.shape[1]) for part in parts]
+        raw = self.model.sample_actions(
+            [torch.cat(images) for images in zip(*(part.images for part in parts), strict=True)],
+            [torch.cat(masks) for masks in zip(*(part.image_masks for part in parts), strict=True)],
+            torch.cat([F.pad(part.tokens, p) for part, p in zip(parts, pad, strict=True)]),
+            torch.cat([F.pad(part.token_mask, p) for part, p in zip(parts, pad, strict=True)]),
+            torch.cat([self.noise(seed) for seed in seeds]),
+        )
+        return np.stack([self.processor.actions(row[None]) for row in raw])
+
+    def noise(self, seed: int | None) -> torch.Tensor:
+        """[1, chunk, action_dim] standard normal on the device; drawn on the CPU, so that a seed
+        means the same on every machine.
         """
         config = self.model.config
         generator = torch.Generator()
@@ -97,7 +121,7 @@ class Policy:
             generator.seed()
         else:
             generator.manual_seed(seed)
-        shape = (batch, config.chunk, config.action_dim)
+        shape = (1, config.chunk, config.action_dim)
         return torch.randn(shape, generator=generator).to(self.device)
 
     def warm_up(self, runs: int = 2) -> None:
