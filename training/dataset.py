@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from quantvla_ros.sim.tabletop.episodes import record_episode
 
 from quantvla_ros.models.checkpoint import read_config
 from quantvla_ros.models.processor import Processor
 from quantvla_ros.observation.types import Observation
-from quantvla_ros.sim.tabletop.episodes import record_episode
 
 CAMERAS = ('overhead', 'wrist')
 MAX_TOKENS = 40

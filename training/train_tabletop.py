@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from quantvla_ros.models import export, load_model
 from quantvla_ros.models.checkpoint import build_network, count_parameters
 from quantvla_ros.models.pi05 import PI05, Prefix
-from quantvla_ros.sim.tabletop.tasks import PHRASES
 from quantvla_ros.sim.tabletop.scene import CUBE_COLOURS, TRAY_COLOURS
+from quantvla_ros.sim.tabletop.tasks import PHRASES
 from training.dataset import CAMERAS, FrameStore, Layout, sample_actions_and_states
 
 JOINTS = ('base_yaw', 'shoulder_pitch', 'elbow_pitch', 'wrist_pitch', 'gripper')
@@ -147,7 +147,8 @@ def train(args: argparse.Namespace, work: Path) -> PI05:
     decay = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     groups = [{'params': decay, 'weight_decay': 0.02}, {'params': plain, 'weight_decay': 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=device.type == 'cuda')
+    fused = device.type == 'cuda'
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=fused)
     average = copy.deepcopy(model).requires_grad_(False)
     loss_of = torch.compile(flow_loss) if args.compile else flow_loss
     print(f'{count_parameters(model) / 1e6:.2f} M parameters', flush=True)

@@ -125,6 +125,7 @@ def write_weights(
     def flush() -> None:
         path = directory / f'model-{len(shards) + 1:05d}.safetensors'
         save_file(batch, path, metadata={'format': 'pt'})
+        path.chmod(0o644)  # the library writes for the owner alone
         placed.update(dict.fromkeys(batch, path.name))
         shards.append(path)
         batch.clear()
@@ -137,6 +138,7 @@ def write_weights(
             flush()
     if not shards:
         save_file(batch, directory / 'model.safetensors', metadata={'format': 'pt'})
+        (directory / 'model.safetensors').chmod(0o644)
         return
     if batch:
         flush()
@@ -178,8 +180,9 @@ def write_processors(directory: Path, features: Features, *, max_tokens: int) ->
     arrays = {f'{STATE}.{k}': v for k, v in features.state.items()}
     arrays |= {f'{ACTION}.{k}': v for k, v in features.action.items()}
     arrays = {k: np.ascontiguousarray(v, np.float32) for k, v in arrays.items()}
-    save_arrays(arrays, directory / STATISTICS_FILE)
-    save_arrays(arrays, directory / RESTORE_FILE)
+    for name in (STATISTICS_FILE, RESTORE_FILE):
+        save_arrays(arrays, directory / name)
+        (directory / name).chmod(0o644)
 
 
 def statistics(values: np.ndarray) -> dict[str, np.ndarray]:
