@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 
-from quantvla_ros.errors import ContractError
+from quantvla_ros.errors import ContractError, QuantVLAError
 
 _KINDS = {'str': 'text', 'int': 'the whole number', 'float': 'the number', 'bool': 'the value',
           'null': 'nothing', 'timestamp': 'the date', 'map': 'a mapping', 'seq': 'a list'}
@@ -26,9 +26,14 @@ E = TypeVar('E', bound=Enum)
 class Place:
     """One value of the file, with the way to it from the top.
 
-    Every reader method returns the checked value or raises a ContractError of the form
-    `file:line: place.in.file: expected ..., found ...; what to do`.
+    Every reader method returns the checked value or raises an error of the form
+    `file:line: place.in.file: expected ..., found ...; what to do`. Other files than contracts
+    are read by a subclass with its own error, document and manual.
     """
+
+    error: type[QuantVLAError] = ContractError
+    document = 'a contract'
+    manual = 'docs/contract.md'
 
     def __init__(self, node: yaml.Node, path: str, source: str) -> None:
         self.node = node
@@ -44,29 +49,29 @@ class Place:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else 1
             problem = ' '.join(str(error.problem or error.context).split())
-            raise ContractError(
+            raise cls.error(
                 f'{source}:{line}: expected valid YAML, found a fault ({problem}); '
                 'check indentation, colons and quotes here and one line above'
             ) from None
         except yaml.YAMLError as error:
             problem = ' '.join(str(error).split())
-            raise ContractError(
+            raise cls.error(
                 f'{source}:1: expected valid YAML, found a fault ({problem}); save it as UTF-8 text'
             ) from None
         except RecursionError:
-            raise ContractError(
-                f'{source}:1: expected a contract, found lists nested without end; '
-                'see docs/contract.md'
+            raise cls.error(
+                f'{source}:1: expected {cls.document}, found lists nested without end; '
+                f'see {cls.manual}'
             ) from None
         if node is None:
-            raise ContractError(
-                f'{source}:1: expected a contract, found an empty file; see docs/contract.md'
+            raise cls.error(
+                f'{source}:1: expected {cls.document}, found an empty file; see {cls.manual}'
             )
         return cls(node, '', source)
 
     def fail(self, expected: str, found: str | None = None, remedy: str = '') -> NoReturn:
         """Raise the one clear line for this place."""
-        raise ContractError(self._line(self.node, self.path, expected, found, remedy))
+        raise self.error(self._line(self.node, self.path, expected, found, remedy))
 
     def _line(
         self, node: yaml.Node, path: str, expected: str, found: str | None, remedy: str
@@ -101,15 +106,15 @@ class Place:
         for key, value in self.node.value:
             name = key.value if isinstance(key, yaml.ScalarNode) else ''
             if key.tag != 'tag:yaml.org,2002:str' or not name:
-                Place(key, self._child(name or '?'), self.source).fail(
+                type(self)(key, self._child(name or '?'), self.source).fail(
                     'a name as the key', remedy='put it in quotes if it is meant as a name'
                 )
             if name in places:
-                raise ContractError(self._line(
+                raise self.error(self._line(
                     key, self._child(name), 'each key once',
                     f'{name!r} a second time (first in line {first[name]})', 'remove one of them',
                 ))
-            places[name] = Place(value, self._child(name), self.source)
+            places[name] = type(self)(value, self._child(name), self.source)
             first[name] = key.start_mark.line + 1
         return places
 
@@ -120,14 +125,14 @@ class Place:
         for name in places:
             if name not in known:
                 key = next(k for k, _ in self.node.value if k.value == name)
-                raise ContractError(self._line(
+                raise self.error(self._line(
                     key, self._child(name), f'one of the keys {", ".join(known)}',
                     f'the unknown key {name!r}', suggest(name, known) or 'remove it',
                 ))
         for name in required:
             if name not in places:
                 present = ', '.join(places) or 'no key'
-                self.fail(f'the key {name!r}', present, f'add {name}; see docs/contract.md')
+                self.fail(f'the key {name!r}', present, f'add {name}; see {self.manual}')
         return places
 
     def sequence(self) -> list[Place]:
@@ -135,7 +140,7 @@ class Place:
         if not isinstance(self.node, yaml.SequenceNode):
             self.fail('a list', remedy='write [a, b] or one "- item" per line')
         return [
-            Place(value, f'{self.path}[{index}]', self.source)
+            type(self)(value, f'{self.path}[{index}]', self.source)
             for index, value in enumerate(self.node.value)
         ]
 
