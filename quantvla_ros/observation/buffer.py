@@ -1,0 +1,317 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The newest message of every stream, made into one observation when it is asked for.
+
+Knows the contract, header stamps and a clock that it is told; knows nothing of rclpy, bags or
+models. Live topics and bags go through this one class, so that both give the same observation.
+
+`store` keeps a message and no more, so that a callback costs microseconds; pictures are decoded
+in `observe`, once per message. A stream is known by its name in the contract: a camera's name,
+'joint_states', a state part's name, 'language'.
+"""
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quantvla_ros.contract.instruction import clean_instruction
+from quantvla_ros.contract.load import JOINT_STREAM, LANGUAGE_STREAM
+from quantvla_ros.contract.types import Contract
+from quantvla_ros.errors import ObservationError
+from quantvla_ros.observation.decode import decode_image
+from quantvla_ros.observation.messages import NS_PER_S, header_stamp
+from quantvla_ros.observation.state import field_values, joint_positions
+from quantvla_ros.observation.types import Fault, Observation, Reason, Refusal
+
+# A step back by more than this is a new pass of time (bag loop, simulator reset), not disorder;
+# a message that is this old already when it arrives comes from another clock, not a slow link.
+TIME_JUMP_NS = NS_PER_S
+
+
+@dataclass
+class _Entry:
+    """A stored message; `value` and `error` are filled when it is first asked for."""
+
+    message: Any
+    stamp: int  # ns, from the header; of arrival where the type has none
+    received: int  # ns
+    value: np.ndarray | None = None
+    error: ObservationError | None = None
+
+
+@dataclass(frozen=True)
+class _Command:
+    text: str
+    received: int | None  # ns; None for the contract's default
+
+
+class ObservationBuffer:
+    """Newest-wins buffers on header time, with age, skew and every refusal accounted for.
+
+    `store` may be called from any thread while another calls `observe`.
+    """
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self._cameras = {camera.name: camera for camera in contract.cameras}
+        self._parts = {part.name: part for part in contract.state}
+        self._limits = self._age_limits()
+        self._skew = _ns(contract.freshness.skew)
+        self._lock = threading.Lock()
+        self._entries: dict[str, _Entry] = {}
+        self._command = self._default_command()
+        self._clock = 0  # ns; the latest time that was told
+        self._received: Counter[str] = Counter()
+        self._dropped: Counter[tuple[str, Reason]] = Counter()
+        self._zero_stamps: set[str] = set()
+        self._left_out: dict[str, Fault] = {}
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """All streams that `store` knows, in the order of the contract."""
+        return (*self._limits, LANGUAGE_STREAM)
+
+    @property
+    def instruction(self) -> str | None:
+        """The command that the next observation will carry; None where there is none yet."""
+        command = self._command
+        return command.text if command else None
+
+    def received(self) -> Mapping[str, int]:
+        """Messages per stream so far, those dropped included."""
+        with self._lock:
+            return dict(self._received)
+
+    def dropped(self) -> Mapping[tuple[str, Reason], int]:
+        """Messages that were not taken, by stream and reason."""
+        with self._lock:
+            return dict(self._dropped)
+
+    def left_out(self) -> Mapping[str, Fault]:
+        """Optional cameras that the latest observation lacks though they have sent, and why."""
+        with self._lock:
+            return dict(self._left_out)
+
+    def reset(self) -> None:
+        """Forget all messages and go back to the contract's default command; counts stay."""
+        with self._lock:
+            self._entries.clear()
+            self._zero_stamps.clear()
+            self._left_out = {}
+            self._command = self._default_command()
+            self._clock = 0
+
+    def store(self, stream: str, message: Any, receive_ns: int) -> Fault | None:
+        """Keep a message if it is the newest of its stream.
+
+        Args:
+            stream: name of the stream in the contract.
+            message: from rclpy or rosbags; for 'language' a std_msgs/String or plain text.
+            receive_ns: ns on the clock of `observe`, when it arrived.
+
+        Returns:
+            None where it was kept; otherwise why it was dropped.
+        """
+        if stream == LANGUAGE_STREAM:
+            return self._store_command(message, receive_ns)
+        if stream not in self._limits:
+            raise KeyError(f'no stream {stream!r} in {self._contract.source}: {self.streams}')
+        stamp = header_stamp(message)
+        with self._lock:
+            self._received[stream] += 1
+            self._follow_clock(receive_ns)
+            if stamp == 0:
+                self._zero_stamps.add(stream)
+                return self._drop(Fault(Reason.ZERO_STAMP, stream))
+            entry = _Entry(message, receive_ns if stamp is None else stamp, receive_ns)
+            kept = self._entries.get(stream)
+            if kept is not None and entry.stamp <= kept.stamp:
+                behind = kept.stamp - entry.stamp
+                if behind <= TIME_JUMP_NS:
+                    reason = Reason.OUT_OF_ORDER if behind else Reason.DUPLICATE
+                    return self._drop(Fault(reason, stream, behind / NS_PER_S))
+                self._forget_after(entry.stamp + TIME_JUMP_NS, stream)
+            self._entries[stream] = entry
+            self._zero_stamps.discard(stream)
+        return None
+
+    def observe(self, now_ns: int) -> Observation | Refusal:
+        """The observation of this instant, or all that stands against one.
+
+        Args:
+            now_ns: ns on the clock of the header stamps (the node's clock, or a bag's time).
+        """
+        with self._lock:
+            self._follow_clock(now_ns)
+            entries = dict(self._entries)
+            command = self._command
+            zero_stamps = set(self._zero_stamps)
+        if now_ns <= 0:
+            return Refusal((Fault(Reason.NO_CLOCK, 'clock'),))
+        faults, used, left_out = self._select(entries, zero_stamps, now_ns)
+        if command is None:
+            faults.append(Fault(Reason.NO_INSTRUCTION, LANGUAGE_STREAM))
+        values: dict[str, np.ndarray] = {}
+        if not faults:  # a picture that will not be used is not decoded
+            for stream in used:
+                try:
+                    values[stream] = self._value(stream, entries[stream])
+                except ObservationError as error:
+                    fault = Fault(Reason.UNUSABLE, stream, detail=str(error))
+                    if self._is_optional(stream):
+                        left_out[stream] = fault
+                    else:
+                        faults.append(fault)
+        with self._lock:
+            self._left_out = left_out
+        if faults:
+            return Refusal(tuple(faults))
+        assert command is not None
+        stamps = {stream: entries[stream].stamp for stream in values}
+        newest = max(stamps.values())
+        if command.received is not None:
+            stamps[LANGUAGE_STREAM] = command.received
+        state = [values[JOINT_STREAM], *(values[part] for part in self._parts)]
+        return Observation(
+            stamp=newest,
+            images={camera.slot: values[name] for name, camera in self._cameras.items()
+                    if name in values},
+            state=np.concatenate(state).astype(np.float32),
+            instruction=command.text,
+            stamps=stamps,
+        )
+
+    def _select(
+        self, entries: Mapping[str, _Entry], zero_stamps: set[str], now: int
+    ) -> tuple[list[Fault], list[str], dict[str, Fault]]:
+        """Faults of what is required, streams that can be used, optional ones that cannot."""
+        faults: list[Fault] = []
+        used: list[str] = []
+        left_out: dict[str, Fault] = {}
+        for stream in self._limits:
+            entry = entries.get(stream)
+            fault = self._age_fault(stream, entry, stream in zero_stamps, now)
+            if fault is None:
+                used.append(stream)
+            elif not self._is_optional(stream):
+                faults.append(fault)
+            elif fault.reason is not Reason.MISSING:
+                left_out[stream] = fault
+        required = [stream for stream in used if not self._is_optional(stream)]
+        if fault := self._skew_fault(required, entries):
+            return [*faults, fault], used, left_out
+        kept = list(required)
+        for stream in used:
+            if stream not in required:
+                if fault := self._skew_fault([*kept, stream], entries):
+                    left_out[stream] = fault
+                else:
+                    kept.append(stream)
+        return faults, [stream for stream in used if stream in kept], left_out
+
+    def _age_fault(
+        self, stream: str, entry: _Entry | None, zero_stamp: bool, now: int
+    ) -> Fault | None:
+        limit = self._limits[stream]
+        if entry is None:
+            return Fault(Reason.ZERO_STAMP if zero_stamp else Reason.MISSING, stream)
+        age = now - entry.stamp
+        if -self._skew <= age <= limit:
+            return None
+        if age < 0:
+            reason, limit = Reason.CLOCK_SKEW, self._skew
+        elif entry.received - entry.stamp > TIME_JUMP_NS:
+            reason = Reason.CLOCK_SKEW
+        elif zero_stamp:
+            reason = Reason.ZERO_STAMP
+        else:
+            reason = Reason.STALE if now - entry.received > limit else Reason.LATE
+        return Fault(reason, stream, age / NS_PER_S, limit / NS_PER_S)
+
+    def _skew_fault(self, streams: Iterable[str], entries: Mapping[str, _Entry]) -> Fault | None:
+        ordered = sorted(streams, key=lambda stream: entries[stream].stamp)
+        if not ordered:
+            return None
+        oldest, newest = ordered[0], ordered[-1]
+        apart = entries[newest].stamp - entries[oldest].stamp
+        if apart <= self._skew:
+            return None
+        return Fault(Reason.OUT_OF_STEP, f'{oldest}, {newest}', apart / NS_PER_S,
+                     self._skew / NS_PER_S)
+
+    def _value(self, stream: str, entry: _Entry) -> np.ndarray:
+        """The entry's picture or numbers, made once."""
+        if entry.error is not None:
+            raise entry.error
+        if entry.value is None:
+            try:
+                if stream in self._cameras:
+                    entry.value = decode_image(entry.message, self._cameras[stream].type)
+                elif stream == JOINT_STREAM:
+                    entry.value = joint_positions(entry.message, self._contract.joint_states.joints)
+                else:
+                    entry.value = field_values(entry.message, self._parts[stream].fields)
+            except ObservationError as error:
+                entry.error = error
+                with self._lock:
+                    self._dropped[stream, Reason.UNUSABLE] += 1
+                raise
+        return entry.value
+
+    def _store_command(self, message: Any, receive_ns: int) -> Fault | None:
+        text = message if isinstance(message, str) else message.data
+        with self._lock:
+            self._received[LANGUAGE_STREAM] += 1
+            self._follow_clock(receive_ns)
+            try:
+                clean = clean_instruction(text, self._contract.language.max_length)
+            except ObservationError as error:  # the command before it stays in force
+                return self._drop(
+                    Fault(Reason.INSTRUCTION_REFUSED, LANGUAGE_STREAM, detail=str(error))
+                )
+            self._command = _Command(clean, receive_ns)
+        return None
+
+    def _default_command(self) -> _Command | None:
+        default = self._contract.language.default
+        return None if default is None else _Command(default, None)
+
+    def _drop(self, fault: Fault) -> Fault:
+        self._dropped[fault.stream, fault.reason] += 1
+        return fault
+
+    def _follow_clock(self, now: int) -> None:
+        """Notice that the clock itself went back; stamps from before would all lie ahead of it."""
+        if now < self._clock - TIME_JUMP_NS:
+            self._forget_after(now + TIME_JUMP_NS, None)
+            self._clock = now
+        self._clock = max(self._clock, now)
+
+    def _forget_after(self, stamp: int, cause: str | None) -> None:
+        """Drop what was measured after `stamp`: it belongs to an earlier pass of time.
+
+        What has come with the new time already stays; so does the command, which has no age.
+        """
+        for stream, entry in list(self._entries.items()):
+            if entry.stamp > stamp or stream == cause:
+                del self._entries[stream]
+                self._dropped[stream, Reason.TIME_JUMP] += 1
+
+    def _is_optional(self, stream: str) -> bool:
+        return stream in self._cameras and not self._cameras[stream].required
+
+    def _age_limits(self) -> dict[str, int]:
+        """Age limits in ns by stream, in the order of the contract."""
+        fresh = self._contract.freshness
+        limits = {camera.name: _ns(fresh.cameras) for camera in self._contract.cameras}
+        limits[JOINT_STREAM] = _ns(fresh.joint_states)
+        return limits | {part.name: _ns(fresh.state) for part in self._contract.state}
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * NS_PER_S)
