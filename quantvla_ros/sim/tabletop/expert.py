@@ -208,15 +208,15 @@ def _servo(world: Tabletop, x: float, y: float, z: float, gripper: float) -> lis
         goal_yaw = yaw + across * (goal_yaw - yaw)
     goal = (goal_yaw, *kinematics.solve_planar(goal_radius, z), gripper)
     period, limits = world.control_period, world.limits
-    moves = [GAIN * (g - a) for g, a in zip(goal, q)]
+    moves = [GAIN * (g - a) for g, a in zip(goal, q, strict=True)]
     # The arm's joints share one scale, so that the fingertips keep to a nearly straight path.
     scale = 1.0
-    for move, speed in zip(moves[:4], limits.velocity):
+    for move, speed in zip(moves[:4], limits.velocity[:4], strict=True):
         allowed = SPEED * speed * period
         if abs(move) > allowed:
             scale = min(scale, allowed / abs(move))
-    action = [a + scale * move for a, move in zip(q[:4], moves)]
+    action = [a + scale * move for a, move in zip(q[:4], moves[:4], strict=True)]
     allowed = GRIPPER_SPEED * limits.velocity[4] * period
     action.append(q[4] + min(max(gripper - q[4], -allowed), allowed))
     return [min(max(a, low), high)
-            for a, low, high in zip(action, limits.lower, limits.upper)]
+            for a, low, high in zip(action, limits.lower, limits.upper, strict=True)]

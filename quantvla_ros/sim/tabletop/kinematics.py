@@ -42,7 +42,7 @@ class Limits:
     def __post_init__(self) -> None:
         if not len(self.lower) == len(self.upper) == len(self.velocity):
             raise ValueError('limits: lower, upper and velocity must have one number per joint')
-        for low, high, speed in zip(self.lower, self.upper, self.velocity):
+        for low, high, speed in zip(self.lower, self.upper, self.velocity, strict=True):
             if not (low < high and speed > 0.0):
                 raise ValueError(f'limits: expected lower < upper and velocity > 0, found '
                                  f'{low}, {high}, {speed}')
@@ -74,7 +74,7 @@ def chain(joints: Sequence[float]) -> np.ndarray:
     elevation = (shoulder, shoulder + elbow, shoulder + elbow + wrist)
     radius, height = 0.0, SHOULDER_HEIGHT
     points = [(0.0, 0.0, height)]
-    for length, angle in zip((UPPER_ARM, FOREARM, HAND), elevation):
+    for length, angle in zip((UPPER_ARM, FOREARM, HAND), elevation, strict=True):
         radius += length * math.cos(angle)
         height += length * math.sin(angle)
         points.append((radius * math.cos(yaw), radius * math.sin(yaw), height))

@@ -1,6 +1,6 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What stands on the table at the start of an episode, as frozen data, and how it is drawn at random.
+"""What stands on the table at the start of an episode, and how that is drawn at random.
 
 Knows sizes, places and looks; knows nothing of motion (see `world`) or pictures (see `render`).
 """
@@ -75,7 +75,8 @@ class Look:
     table: tuple[int, int, int] = TABLES[0]  # RGB
     light: tuple[float, float, float] = (0.35, 0.25, 0.9)  # direction to the light, any length
     brightness: float = 1.0
-    tints: tuple[tuple[float, float, float], ...] = ((0.0, 0.0, 0.0),) * 5  # per cube, then tray
+    tints: tuple[tuple[float, float, float], ...] = ()  # RGB offsets: cubes, then trays
+    grain: int = 0  # seed of the table's planks
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,10 @@ def sample_scene(rng: np.random.Generator, *, cubes: int = 3, trays: int = 2) ->
         if places is not None:
             break
     made_trays = tuple(Tray(colour, x, y, math.atan2(y, x) + rng.uniform(-0.25, 0.25))
-                       for colour, (x, y) in zip(tray_colours, places[:trays]))
+                       for colour, (x, y) in zip(tray_colours, places[:trays], strict=True))
     # Cubes lie roughly square to the fingers, since the arm has no roll joint.
     made_cubes = tuple(Cube(colour, x, y, math.atan2(y, x) + rng.uniform(-0.3, 0.3))
-                       for colour, (x, y) in zip(cube_colours, places[trays:]))
+                       for colour, (x, y) in zip(cube_colours, places[trays:], strict=True))
     return Scene(made_cubes, made_trays, sample_start(rng), _sample_look(rng, cubes + trays))
 
 
@@ -176,4 +177,5 @@ def _sample_look(rng: np.random.Generator, things: int) -> Look:
     azimuth = rng.uniform(-math.pi, math.pi)
     light = (0.42 * math.cos(azimuth), 0.42 * math.sin(azimuth), 1.0)
     tints = tuple(tuple(float(t) for t in rng.uniform(-12, 12, 3)) for _ in range(things))
-    return Look(table, light, float(rng.uniform(0.92, 1.06)), tints)  # type: ignore[arg-type]
+    return Look(table, light, float(rng.uniform(0.92, 1.06)), tints,  # type: ignore[arg-type]
+                int(rng.integers(1 << 16)))

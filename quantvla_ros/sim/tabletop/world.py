@@ -142,7 +142,7 @@ class Tabletop:
         dt = self.control_period / count
         for index in range(1, count + 1):
             part = index / count
-            self._substep([a + (b - a) * part for a, b in zip(start, goal)], dt)
+            self._substep([a + (b - a) * part for a, b in zip(start, goal, strict=True)], dt)
         self._judge()
 
     def advance(self, positions: Sequence[float] | np.ndarray, dt: float) -> None:
@@ -157,7 +157,7 @@ class Tabletop:
         """
         goal = self._checked(joints)
         self._q = [min(max(g, low), high)
-                   for g, low, high in zip(goal, self.limits.lower, self.limits.upper)]
+                   for g, low, high in zip(goal, self.limits.lower, self.limits.upper, strict=True)]
         if self.held is not None:
             self._q[4] = max(self._q[4], GRASP_GRIPPER)
         self._v = [0.0] * len(self._q)
@@ -198,7 +198,7 @@ class Tabletop:
         before, limits = self._q, self.limits
         now = []
         for q, g, low, high, speed in zip(before, goal, limits.lower, limits.upper,
-                                          limits.velocity):
+                                          limits.velocity, strict=True):
             reach = speed * dt
             now.append(min(max(min(max(g, q - reach), q + reach), low), high))
         if self.held is not None and now[4] < GRASP_GRIPPER:
@@ -208,7 +208,7 @@ class Tabletop:
         if height < floor and height < self._tip[2]:  # the table stops the arm, not its turning
             now[1:4] = before[1:4]
             radius, height = kinematics.planar_tip(now[1], now[2], now[3])
-        self._v = [(b - a) / dt for a, b in zip(before, now)]
+        self._v = [(b - a) / dt for a, b in zip(before, now, strict=True)]
         self._q = now
         self._tip = (radius * math.cos(now[0]), radius * math.sin(now[0]), height)
         if self.held is None and now[4] < before[4] and before[4] > GRASP_GRIPPER:
@@ -297,7 +297,7 @@ class Tabletop:
         x, y, z = self._tip
         gripper = self._q[4]
         goals: list[Goal] = []
-        for index, (cube, start) in enumerate(zip(self.cubes, self.scene.cubes)):
+        for index, (cube, start) in enumerate(zip(self.cubes, self.scene.cubes, strict=True)):
             aside = math.hypot(cube.x - x, cube.y - y)
             if index == self.held:
                 if cube.z - HALF >= LIFT_HEIGHT:
