@@ -140,22 +140,30 @@ class ObservationBuffer:
             self._zero_stamps.discard(stream)
         return None
 
+    def newest(self, stream: str) -> int | None:
+        """ns; header stamp of the newest message of a stream, None where there is none."""
+        with self._lock:
+            if stream == LANGUAGE_STREAM:
+                return self._command.received if self._command else None
+            entry = self._entries.get(stream)
+            return entry.stamp if entry else None
+
+    def check(self, now_ns: int) -> Refusal | None:
+        """As `observe`, without decoding: what stands against an observation, None for nothing."""
+        entries, _, faults, used, _ = self._survey(now_ns)
+        faults += [
+            Fault(Reason.UNUSABLE, stream, detail=str(entries[stream].error)) for stream in used
+            if entries[stream].error is not None and not self._is_optional(stream)
+        ]
+        return Refusal(tuple(faults)) if faults else None
+
     def observe(self, now_ns: int) -> Observation | Refusal:
         """The observation of this instant, or all that stands against one.
 
         Args:
             now_ns: ns on the clock of the header stamps (the node's clock, or a bag's time).
         """
-        with self._lock:
-            self._follow_clock(now_ns)
-            entries = dict(self._entries)
-            command = self._command
-            zero_stamps = set(self._zero_stamps)
-        if now_ns <= 0:
-            return Refusal((Fault(Reason.NO_CLOCK, 'clock'),))
-        faults, used, left_out = self._select(entries, zero_stamps, now_ns)
-        if command is None:
-            faults.append(Fault(Reason.NO_INSTRUCTION, LANGUAGE_STREAM))
+        entries, command, faults, used, left_out = self._survey(now_ns)
         values: dict[str, np.ndarray] = {}
         if not faults:  # a picture that will not be used is not decoded
             for stream in used:
@@ -185,6 +193,22 @@ class ObservationBuffer:
             instruction=command.text,
             stamps=stamps,
         )
+
+    def _survey(self, now: int) -> tuple[
+        dict[str, _Entry], _Command | None, list[Fault], list[str], dict[str, Fault]
+    ]:
+        """What there is at this instant, and what `_select` says of it."""
+        with self._lock:
+            self._follow_clock(now)
+            entries = dict(self._entries)
+            command = self._command
+            zero_stamps = set(self._zero_stamps)
+        if now <= 0:
+            return entries, command, [Fault(Reason.NO_CLOCK, 'clock')], [], {}
+        faults, used, left_out = self._select(entries, zero_stamps, now)
+        if command is None:
+            faults.append(Fault(Reason.NO_INSTRUCTION, LANGUAGE_STREAM))
+        return entries, command, faults, used, left_out
 
     def _select(
         self, entries: Mapping[str, _Entry], zero_stamps: set[str], now: int
