@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = r'/opt/python/cp3\d+-cp3\d+'
 
 
-def replacements(prefix: str, include: str, numpy_include: str) -> list[tuple[re.Pattern[str], str]]:
+def rules(prefix: str, include: str, numpy_include: str) -> list[tuple[re.Pattern[str], str]]:
     """What to replace by what, the longest paths first."""
     return [
         (re.compile(ROOT + r'/lib/python3\.\d+/site-packages/numpy/_core/include'), numpy_include),
@@ -32,11 +32,10 @@ def fix(prefix: Path, include: str, numpy_include: str) -> int:
     share = prefix / 'share'
     files = [*share.glob('*/cmake/**/*.cmake')]
     files += share.glob('ament_index/resource_index/parent_prefix_path/*')
-    rules = replacements(str(prefix), include, numpy_include)
     changed = 0
     for path in files:
         old = new = path.read_text(encoding='utf-8')
-        for pattern, value in rules:
+        for pattern, value in rules(str(prefix), include, numpy_include):
             # A function, so that a backslash in a path is not read as an escape.
             new = pattern.sub(lambda _, value=value: value, new)
         if new != old:

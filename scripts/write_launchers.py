@@ -52,4 +52,5 @@ def write_launchers(main_py: Path, out: Path) -> list[Path]:
 if __name__ == '__main__':
     if len(sys.argv) != 3:
         raise SystemExit('usage: write_launchers.py MAIN_PY OUT_DIR')
-    print(';'.join(path.as_posix() for path in write_launchers(Path(sys.argv[1]), Path(sys.argv[2]))))
+    launchers = write_launchers(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(';'.join(launcher.as_posix() for launcher in launchers))
