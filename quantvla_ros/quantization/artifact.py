@@ -1,0 +1,221 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Quantized artifacts: reading one, trusting nothing in it.
+
+Knows the directory and the network it is for; knows nothing of bags or ROS. No pickle anywhere.
+The manifest binds every file and every tensor by its hash. `artifact_writer` writes one.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quantvla_ros.errors import ArtifactError, CheckpointError
+from quantvla_ros.models.checkpoint import FLOAT32_MODULES, build_network, read_config
+from quantvla_ros.models.pi05 import PI05
+from quantvla_ros.models.tokenizer import FILES as TOKENIZER_FILES
+from quantvla_ros.quantization.artifact_writer import write_artifact
+from quantvla_ros.quantization.layout import LAYOUTS
+from quantvla_ros.quantization.manifest import MANIFEST, WEIGHTS, Manifest, read_manifest
+from quantvla_ros.quantization.schemes import SCHEMES, swap
+from quantvla_ros.quantization.stored import DTYPES, count, file_hash, tensor_hash
+
+__all__ = ['MANIFEST', 'Manifest', 'load_artifact', 'write_artifact']
+
+LARGEST_HEADER = 100 * 2**20  # bytes; the format's own bound
+
+
+def load_artifact(
+    path: str | Path, device: str | torch.device = 'cpu', dtype: torch.dtype | None = None
+) -> tuple[PI05, Manifest]:
+    """Read an artifact, checking all of it.
+
+    Args:
+        path: the directory.
+        device: where the weights go, one tensor at a time.
+        dtype: of the layers that are not quantized; None: bfloat16 on a GPU, float32 on the CPU.
+            As in a float checkpoint, the action and time projections are float32 always.
+    Returns:
+        The network in evaluation mode, and the manifest.
+    Raises:
+        ArtifactError: anything is missing, damaged, changed, or made for something else.
+    """
+    path, device = Path(path), torch.device(device)
+    if dtype is None:
+        dtype = torch.bfloat16 if device.type == 'cuda' else torch.float32
+    manifest = read_manifest(path)
+    _check_files(path, manifest)
+    model = _empty_model(path, manifest)
+    wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    _check_tensors(path, manifest, model, wanted)
+    state: dict[str, Tensor] = {}
+    file = path / WEIGHTS
+    try:
+        with safe_open(file, framework='pt') as opened:
+            for name in wanted:
+                tensor = opened.get_tensor(name)
+                _check_values(file, name, tensor, manifest.content['tensors'][name]['sha256'])
+                target = tensor.dtype
+                if tensor.dtype != torch.int8 and not name.endswith('.weight_scale'):
+                    target = torch.float32 if name.startswith(FLOAT32_MODULES) else dtype
+                # A copy in any case: the file may be replaced while the policy runs.
+                state[name] = tensor.to(device=device, dtype=target, copy=True)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f'{file}: cannot be read ({error}); copy or make it anew') from None
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False), manifest
+
+
+def _check_files(path: Path, manifest: Manifest) -> None:
+    """Every listed file is there as it was; no other could be read in its stead."""
+    for name, entry in manifest.content['files'].items():
+        _check_regular(path / name)
+        size = (path / name).stat().st_size
+        if size != entry['bytes']:
+            raise ArtifactError(
+                f'{path / name}: expected {entry["bytes"]} bytes, found {size}; copy it anew'
+            )
+        found = file_hash(path / name)
+        if found != entry['sha256']:
+            raise ArtifactError(
+                f'{path / name}: expected SHA-256 {entry["sha256"]}, found {found}; '
+                f'the file was changed, copy or make the artifact anew'
+            )
+    listed = {*manifest.content['files'], WEIGHTS, MANIFEST}
+    for file in sorted(path.iterdir()):
+        readable = file.suffix in ('.json', '.safetensors') or file.name in TOKENIZER_FILES
+        if readable and file.name not in listed:
+            raise ArtifactError(
+                f'{file}: expected only the files of the manifest, found this one beside them; '
+                f'remove it'
+            )
+
+
+def _check_regular(file: Path) -> None:
+    """A regular file of this directory itself; a link could lead anywhere."""
+    if file.is_symlink() or not file.is_file():
+        found = 'a link' if file.is_symlink() else 'something else' if file.exists() else 'none'
+        raise ArtifactError(f'{file}: expected a regular file, found {found}; copy it anew')
+
+
+def _empty_model(path: Path, manifest: Manifest) -> PI05:
+    """The network with the scheme's layers in their places, on the meta device."""
+    if manifest.precision not in SCHEMES:
+        raise ArtifactError(
+            f'{path / MANIFEST}: precision: expected one of {", ".join(SCHEMES)}, found '
+            f'{manifest.precision!r}; use the quantvla_ros that made it'
+        )
+    layout = LAYOUTS.get(manifest.content['layout']['name'])
+    try:
+        config = read_config(path)
+        with torch.device('meta'):
+            model = build_network(config)
+            expected = layout.select(model) if layout else None
+            if expected is not None and manifest.layers == expected:
+                swap(model, expected, SCHEMES[manifest.precision].like)
+    except (CheckpointError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f'{path / "config.json"}: not a network ({error})') from None
+    if config.get('type') != manifest.model or model.config.chunk != manifest.chunk_size:
+        raise ArtifactError(
+            f'{path / MANIFEST}: model: expected {config.get("type")} with chunks of '
+            f'{model.config.chunk} by config.json, found {manifest.model} with '
+            f'{manifest.chunk_size}; make the artifact anew'
+        )
+    if expected is None or manifest.layers != expected:
+        name = manifest.content['layout']['name']
+        layers = 'an unknown layout' if expected is None else f'{len(expected)} layers'
+        raise ArtifactError(
+            f'{path / MANIFEST}: layout {name!r}: expected {layers} of {manifest.model}, found '
+            f'{len(manifest.layers)} layers or other names; make the artifact anew'
+        )
+    return model
+
+
+def _check_tensors(
+    path: Path, manifest: Manifest, model: PI05, wanted: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Names, shapes and dtypes: what the network wants, the manifest says and the header holds."""
+    file = path / WEIGHTS
+    entries = manifest.content['tensors']
+    if set(entries) != set(wanted):
+        missing, unknown = sorted(set(wanted) - set(entries)), sorted(set(entries) - set(wanted))
+        raise ArtifactError(
+            f'{path / MANIFEST}: tensors: expected the {len(wanted)} of {manifest.model}, found '
+            f'{len(missing)} missing ({_first(missing)}) and {len(unknown)} unknown '
+            f'({_first(unknown)}); make the artifact anew'
+        )
+    kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    total = 0
+    for name, entry in entries.items():
+        shape, dtype = tuple(entry['shape']), DTYPES.get(entry['dtype'])
+        fixed = kinds[name] == torch.int8 or name.endswith('.weight_scale')
+        fits = dtype == kinds[name] if fixed else dtype is not None and dtype.is_floating_point
+        if shape != wanted[name] or not fits:
+            raise ArtifactError(
+                f'{path / MANIFEST}: {name}: expected {list(wanted[name])} '
+                f'{kinds[name] if fixed else "floating point"}, found {list(shape)} '
+                f'{entry["dtype"]}; make the artifact anew'
+            )
+        assert dtype is not None
+        total += count(shape) * dtype.itemsize
+    _check_header(file, total, entries)
+
+
+def _check_header(file: Path, total: int, entries: Mapping[str, Any]) -> None:
+    """The weights' header against the manifest, before anything is read by it."""
+    _check_regular(file)
+    size = file.stat().st_size
+    with file.open('rb') as opened:
+        length = int.from_bytes(opened.read(8), 'little')
+    if length > LARGEST_HEADER or size != 8 + length + total:
+        raise ArtifactError(
+            f'{file}: expected a header and {total} bytes of weights, found {size} bytes with a '
+            f'header of {length}; it is cut off or not the file that was written, copy it anew'
+        )
+    try:
+        with safe_open(file, framework='pt') as opened:
+            held = set(opened.keys())
+            if held != set(entries):
+                other = held ^ set(entries)
+                raise ArtifactError(
+                    f'{file}: expected the tensors of the manifest, found {len(other)} others or '
+                    f'missing ({_first(sorted(other))}); copy or make it anew'
+                )
+            for name, entry in entries.items():
+                view = opened.get_slice(name)
+                found = (view.get_dtype(), list(view.get_shape()))
+                if found != (entry['dtype'], entry['shape']):
+                    raise ArtifactError(
+                        f'{file}: {name}: expected {entry["dtype"]} {entry["shape"]}, found '
+                        f'{found[0]} {found[1]}; copy or make it anew'
+                    )
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f'{file}: expected safetensors, found {error}; copy it anew') from None
+
+
+def _check_values(file: Path, name: str, tensor: Tensor, expected: str) -> None:
+    """A tensor's bytes are those that were written, and its numbers can be calculated with."""
+    found = tensor_hash(tensor)
+    if found != expected:
+        raise ArtifactError(
+            f'{file}: {name}: expected SHA-256 {expected}, found {found}; copy or make it anew'
+        )
+    if tensor.dtype == torch.int8:
+        return
+    if not torch.isfinite(tensor).all():
+        raise ArtifactError(
+            f'{file}: {name}: expected finite numbers, found NaN or infinity; make it anew'
+        )
+    if name.endswith('.weight_scale') and not bool((tensor > 0).all()):
+        raise ArtifactError(
+            f'{file}: {name}: expected positive scales, found {float(tensor.min())}; make it anew'
+        )
+
+
+def _first(names: list[str]) -> str:
+    return names[0] if names else 'none'

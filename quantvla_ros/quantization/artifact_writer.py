@@ -1,0 +1,204 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Writing an artifact directory: whole or not at all, with the hash of every part in its manifest.
+
+Knows the directory (manifest, weights, and the checkpoint's own config, processor and tokenizer
+files, so that the float checkpoint is not needed to run it); knows nothing of bags or ROS.
+"""
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from quantvla_ros import __version__
+from quantvla_ros.contract.load import contract_hash
+from quantvla_ros.contract.types import Contract
+from quantvla_ros.errors import ArtifactError, CheckpointError
+from quantvla_ros.models.checkpoint import checkpoint_files, read_config
+from quantvla_ros.models.pi05 import PI05
+from quantvla_ros.models.processor import POSTPROCESSOR, PREPROCESSOR, Processor
+from quantvla_ros.models.tokenizer import find_tokenizer
+from quantvla_ros.quantization.manifest import (
+    FORMAT,
+    MANIFEST,
+    VERSION,
+    WEIGHTS,
+    Manifest,
+    content_id,
+    read_manifest,
+)
+from quantvla_ros.quantization.recipe import Recipe
+from quantvla_ros.quantization.stored import (
+    DTYPE_NAMES,
+    file_hash,
+    float_bytes,
+    stored_dtypes,
+    tensor_hash,
+)
+
+
+def write_artifact(
+    out: Path,
+    model: PI05,
+    *,
+    checkpoint: Path,
+    recipe: Recipe,
+    contract: Contract,
+    corrections: Mapping[str, Any],
+    calibration: Mapping[str, Any],
+) -> Manifest:
+    """Write an artifact directory, whole or not at all.
+
+    It is written beside `out` under a hidden name and renamed at the end; interrupted at any
+    instant, or on a full disk, `out` does not come to be.
+
+    Args:
+        out: must not exist yet.
+        model: quantized by `recipe` and corrected.
+        checkpoint: the float checkpoint, whose config, processor and tokenizer files are copied.
+        contract: of the robot that the calibration data came from.
+        corrections: 'alpha' [layers][heads] and 'beta' [layers] as folded into the weights.
+        calibration: the manifest's part of that name, without the checkpoint's hashes.
+    Raises:
+        ArtifactError: `out` exists, or the disk refuses.
+        CheckpointError: a file of the checkpoint is missing.
+    """
+    out, checkpoint = Path(out), Path(checkpoint)
+    refuse_existing(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', suffix='.partial', dir=out.parent))
+    except OSError as error:
+        raise ArtifactError(f'{out}: cannot write there ({error})') from None
+    try:
+        config = read_config(checkpoint)
+        copied = _copy_side_files(checkpoint, partial)
+        tensors = _state(model, stored_dtypes(checkpoint))
+        entries = {
+            name: {
+                'dtype': DTYPE_NAMES[tensor.dtype],
+                'shape': list(tensor.shape),
+                'sha256': tensor_hash(tensor),
+            }
+            for name, tensor in tensors.items()
+        }
+        save_file(tensors, partial / WEIGHTS, metadata={'format': 'pt'})
+        quantized_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
+        del tensors
+        content: dict[str, Any] = {
+            'format': FORMAT,
+            'version': VERSION,
+            'created': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+            'versions': {
+                'quantvla_ros': __version__,
+                'torch': torch.__version__,
+                'python': platform.python_version(),
+            },
+            'precision': recipe.scheme,
+            'model': {
+                'type': config['type'],
+                'chunk_size': model.config.chunk,
+                'execute_steps': min(
+                    config.get('n_action_steps', model.config.chunk), model.config.chunk
+                ),
+            },
+            'layout': {
+                'name': recipe.layout.name,
+                'layers': list(recipe.layout.select(model)),
+            },
+            'recipe': {'name': recipe.name, 'text': recipe.text},
+            'contract': {
+                'robot': contract.robot,
+                'hash': contract_hash(contract),
+                'slots': list(Processor.from_directory(partial, config).slots),
+                'state_names': list(contract.state_names),
+                'action_names': list(contract.action.names),
+                'control_period': contract.control_period,
+            },
+            'tokenizer': find_tokenizer(partial).name,
+            'normalization': sorted(name for name in copied if name.endswith('.safetensors')),
+            'files': copied,
+            'tensors': entries,
+            'bytes': {'float': float_bytes(checkpoint), 'quantized': quantized_bytes},
+            'corrections': dict(corrections),
+            'calibration': {
+                **calibration,
+                'checkpoint': {
+                    file.name: file_hash(file)
+                    for file in (checkpoint / 'config.json', *checkpoint_files(checkpoint))
+                },
+            },
+        }
+        content['artifact_id'] = content_id(content)
+        text = json.dumps(content, indent=1, allow_nan=False) + '\n'
+        (partial / MANIFEST).write_text(text, encoding='utf-8')
+        manifest = read_manifest(partial)  # what we write must pass what we ask of a stranger
+        for file in sorted(partial.iterdir()):
+            _sync(file)
+        _sync(partial)
+        os.rename(partial, out)
+        _sync(out.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ArtifactError(f'{out}: cannot write it ({error}); nothing is left') from None
+    except BaseException:  # Ctrl-C too leaves nothing
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return manifest
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise an ArtifactError when `out` exists: an artifact is never written over."""
+    if out.exists() or out.is_symlink():
+        raise ArtifactError(f'{out}: exists already; give another directory, or remove this one')
+
+
+def _copy_side_files(checkpoint: Path, target: Path) -> dict[str, dict[str, Any]]:
+    """Copy what the policy needs beside its weights; by name their size and hash."""
+    names = ['config.json', PREPROCESSOR, POSTPROCESSOR, find_tokenizer(checkpoint).name]
+    for name in (PREPROCESSOR, POSTPROCESSOR):
+        try:
+            steps = json.loads((checkpoint / name).read_text())['steps']
+            states = [step['state_file'] for step in steps if step.get('state_file')]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f'{checkpoint / name}: not a processor file ({error})') from None
+        names += [Path(state).name for state in states]
+    copied = {}
+    for name in dict.fromkeys(names):
+        if name in (WEIGHTS, MANIFEST):
+            raise CheckpointError(f'{checkpoint}: a processor file is called {name}; rename it')
+        if not (checkpoint / name).is_file():
+            raise CheckpointError(f'{checkpoint / name}: expected this file, found none')
+        shutil.copyfile(checkpoint / name, target / name)
+        copied[name] = {'bytes': (target / name).stat().st_size, 'sha256': file_hash(target / name)}
+    return copied
+
+
+def _state(model: PI05, dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+    """The model's tensors on the CPU: scales in float32, the rest as the checkpoint stores them."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        dtype = dtypes.get(name, tensor.dtype)
+        state[name] = tensor.detach().to('cpu', dtype).contiguous()
+    return state
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or directory is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

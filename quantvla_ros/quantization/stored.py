@@ -1,0 +1,84 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""How weights lie on disk: their types, sizes and hashes, in a checkpoint or an artifact.
+
+Knows safetensors headers and bytes; knows nothing of networks, manifests or quantization.
+"""
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quantvla_ros.errors import CheckpointError
+from quantvla_ros.models.checkpoint import EMBEDDING, LM_HEAD, canonical_key, checkpoint_files
+
+DTYPES = {
+    'F64': torch.float64,
+    'F32': torch.float32,
+    'F16': torch.float16,
+    'BF16': torch.bfloat16,
+    'I8': torch.int8,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def stored_dtypes(checkpoint: Path) -> dict[str, torch.dtype]:
+    """How a checkpoint stores each tensor that the network uses, by the network's own names.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or holds a type that no weight has.
+    """
+    return {name: dtype for name, (dtype, _) in _stored(checkpoint).items()}
+
+
+def float_bytes(checkpoint: Path) -> int:
+    """Bytes of the weights that the network uses, as the checkpoint stores them."""
+    return sum(count * dtype.itemsize for dtype, count in _stored(checkpoint).values())
+
+
+def _stored(checkpoint: Path) -> dict[str, tuple[torch.dtype, int]]:
+    stored: dict[str, tuple[torch.dtype, int]] = {}
+    for file in checkpoint_files(checkpoint):
+        try:
+            with safe_open(file, framework='pt') as opened:
+                for name in opened.keys():  # noqa: SIM118 - not a dictionary
+                    key = canonical_key(name)
+                    view = opened.get_slice(name)
+                    if view.get_dtype() not in DTYPES:
+                        raise CheckpointError(
+                            f'{file}: {name}: expected floating point, found {view.get_dtype()}'
+                        )
+                    entry = (DTYPES[view.get_dtype()], count(view.get_shape()))
+                    if key == LM_HEAD:
+                        stored.setdefault(EMBEDDING, entry)
+                    elif key is not None:
+                        stored[key] = entry
+        except SafetensorError as error:
+            raise CheckpointError(f'{file}: not a whole safetensors file ({error})') from None
+    return stored
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open('rb') as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's bytes in row-major order, in hexadecimal."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
+
+
+def count(shape: Sequence[int]) -> int:
+    """Elements of a shape."""
+    return math.prod(shape)
