@@ -56,7 +56,7 @@ class Schedule:
 
     def __init__(self, period: float, execute_steps: int, chunk_size: int) -> None:
         self._period = period
-        self._execute_steps = execute_steps
+        self.execute_steps = execute_steps
         self._chunk_size = chunk_size
         self._start: int | None = None  # ns; the instant row -1 of the running chunk stands for
         self._end = 0  # ns; when the running chunk is at rest
@@ -67,7 +67,7 @@ class Schedule:
     def steps(self) -> int:
         """Periods between two looks, shortened where the policy is slow."""
         reserve = math.ceil(self.latencies.percentile(90.0) / self._period) + 1
-        return max(1, min(self._execute_steps, self._chunk_size - reserve))
+        return max(1, min(self.execute_steps, self._chunk_size - reserve))
 
     def due(self, now: int, camera: int) -> bool:
         """Whether to infer now.

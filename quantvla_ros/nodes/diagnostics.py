@@ -1,0 +1,156 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""/diagnostics of the policy node: its state, each input, the commands.
+
+Written out by ourselves rather than with diagnostic_updater, whose own clock ignores use_sim_time
+and which cannot be made again after a cleanup.
+"""
+from __future__ import annotations
+
+import os
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+
+from quantvla_ros.contract.load import LANGUAGE_STREAM
+from quantvla_ros.contract.types import Contract
+from quantvla_ros.control.schedule import Latencies
+from quantvla_ros.nodes.inputs import Input, Inputs, is_raw_image
+from quantvla_ros.nodes.messages import diagnostic, time_message
+from quantvla_ros.nodes.outputs import Commands
+from quantvla_ros.nodes.states import Cause, Counts, State, Status
+from quantvla_ros.observation.buffer import ObservationBuffer
+
+OK, WARN, ERROR, STALE = (
+    DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
+)
+
+_LEVELS = {
+    State.UNCONFIGURED: OK,
+    State.INACTIVE: OK,
+    State.WAITING: WARN,
+    State.RUNNING: OK,
+    State.HOLDING: ERROR,
+    State.FAULT: ERROR,
+    State.FINALIZED: STALE,
+}
+# Bytes above which an image does not fit Fast DDS's default shared-memory segment (512 KiB).
+_LARGE_IMAGE = 500_000
+_PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+
+
+def state_status(
+    name: str,
+    hardware_id: str,
+    status: Status,
+    values: dict[str, object],
+    counts: Counts | None,
+    latencies: Latencies | None,
+) -> DiagnosticStatus:
+    """The node as a whole."""
+    values = {'state': status.state.name, **values}
+    if counts is not None and latencies is not None:
+        values |= {
+            'inferences': counts.inferences,
+            'chunks published': counts.published,
+            **{f'chunks dropped: {reason.value}': n for reason, n in counts.dropped.items() if n},
+            'chunks finished after a hold': counts.superseded,
+            'inferences without usable inputs': counts.refused,
+            'holds': counts.holds,
+            'chunks that ended before the next': counts.ended,
+            'inference p50 (s)': f'{latencies.percentile(50.0):.4f}',
+            'inference p99 (s)': f'{latencies.percentile(99.0):.4f}',
+        }
+    level = WARN if status.cause is Cause.CHUNK_ENDED else _LEVELS[status.state]
+    return diagnostic(level, f'{name}: state', hardware_id, status.sentence, values)
+
+
+def input_status(
+    name: str,
+    contract: Contract,
+    buffer: ObservationBuffer,
+    inputs: Inputs,
+    entry: Input,
+    now: int,
+) -> DiagnosticStatus:
+    """One input topic: does it arrive, how often, how old, what was wrong with it."""
+    newest = buffer.newest(entry.stream)
+    rate = entry.rate()
+    publishers = inputs.publishers(entry)
+    dropped = {
+        reason: count for (stream, reason), count in buffer.dropped().items()
+        if stream == entry.stream
+    }
+    values: dict[str, object] = {
+        'topic': entry.topic,
+        'type': entry.type,
+        'publishers': publishers,
+        'messages': entry.count,
+        'rate (Hz)': f'{rate:.1f}',
+        'lost by the middleware': entry.lost,
+        **{f'dropped: {reason.value}': count for reason, count in dropped.items()},
+    }
+    if newest is not None:
+        values['age (s)'] = f'{(now - newest) * 1e-9:.3f}'
+    level, message = OK, f'{rate:.1f} Hz'
+    if entry.stream == LANGUAGE_STREAM:
+        message = f'command: {buffer.instruction!r}' if buffer.instruction else 'no command yet'
+        values['command'] = buffer.instruction or ''
+    elif entry.count == 0:
+        level = ERROR if entry.required else WARN
+        message = 'nothing has arrived'
+        if entry.incompatible:
+            message += f': the {entry.incompatible} of its publisher does not fit'
+        elif publishers == 0:
+            message += ': nobody publishes it'
+        elif is_raw_image(entry):
+            message += f': {_transport_hint()}'
+    elif is_raw_image(entry) and 2.0 * rate * contract.control_period < 1.0:
+        level = WARN
+        message = (
+            f'{rate:.1f} Hz is far below the {1.0 / contract.control_period:.0f} Hz of the actions'
+        )
+        if entry.size > _LARGE_IMAGE or entry.lost:
+            message += f'; {_transport_hint()}'
+    elif entry.incompatible:
+        level = WARN
+        message += f'; another publisher cannot be heard, its {entry.incompatible} does not fit'
+    return diagnostic(level, f'{name}: input {entry.stream}', contract.robot, message, values)
+
+
+def command_status(name: str, contract: Contract, commands: Commands) -> DiagnosticStatus:
+    """The command topic: does anybody listen, and does anybody else command."""
+    controllers, rivals = commands.controllers(), commands.rivals()
+    level, message = OK, 'one controller listens'
+    if rivals:
+        level = WARN
+        message = f'{rivals} other publisher(s) command the same controller'
+    elif controllers == 0:
+        level = WARN
+        message = 'nobody listens'
+        if commands.incompatible:
+            message += f': the {commands.incompatible} of the subscriber does not fit'
+    elif controllers > 1:
+        message = f'{controllers} subscribers listen'
+    values = {
+        'topic': contract.action.topic, 'subscribers': controllers, 'other publishers': rivals,
+    }
+    return diagnostic(level, f'{name}: commands', contract.robot, message, values)
+
+
+def array(statuses: list[DiagnosticStatus], now: int) -> DiagnosticArray:
+    """The message of this instant."""
+    message = DiagnosticArray(status=statuses)
+    message.header.stamp = time_message(now)
+    return message
+
+
+def _transport_hint() -> str:
+    if any(os.environ.get(name) for name in _PROFILE_VARIABLES):
+        return (
+            'images larger than the middleware\'s buffers are lost: check that the camera\'s '
+            'process, too, has the profile that this one has (config/fastdds.xml)'
+        )
+    return (
+        'images larger than Fast DDS\'s default buffers are lost: set '
+        'FASTDDS_DEFAULT_PROFILES_FILE to config/fastdds.xml for this node and the camera\'s'
+    )

@@ -1,0 +1,219 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The subscriptions that feed a policy: callbacks store and count, nothing more.
+
+What arrives at which rate, what was lost on the way and which publishers offer a QoS that does not
+fit is kept per topic, for /diagnostics.
+"""
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+from quantvla_ros.contract.load import JOINT_STREAM, LANGUAGE_STREAM
+from quantvla_ros.contract.types import IMAGE, JOINT_STATE, STRING, Contract
+from quantvla_ros.control.measured import MeasuredJoints
+from quantvla_ros.nodes.messages import message_class
+from quantvla_ros.observation.buffer import ObservationBuffer
+from quantvla_ros.observation.messages import nanoseconds
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+# The newest message is all that counts; joint states come in bursts when the machine is busy.
+_CAMERA = QoSProfile(
+    reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST, depth=1
+)
+_STATE = QoSProfile(
+    reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST, depth=5
+)
+_COMMAND = QoSProfile(
+    reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST, depth=5
+)
+_LATCHED = QoSProfile(
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+)
+_WINDOW = 3.0  # s over which a rate is taken
+
+
+@dataclass
+class Input:
+    """One topic and what has been heard on it.
+
+    Attributes:
+        stream: name in the contract.
+        topic, type: as in the contract.
+        required: whether there is no observation without it.
+        count: messages so far.
+        lost: messages that the middleware says were lost.
+        incompatible: QoS policy that keeps a publisher from being heard; empty for none.
+        size: bytes of the last message's data, 0 where it has none.
+    """
+
+    stream: str
+    topic: str
+    type: str
+    required: bool
+    count: int = 0
+    lost: int = 0
+    incompatible: str = ''
+    size: int = 0
+    arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=512))
+
+    def rate(self) -> float:
+        """Messages per second over the last seconds; 0 where there were fewer than two."""
+        since = time.monotonic() - _WINDOW
+        recent = [arrival for arrival in tuple(self.arrivals) if arrival >= since]
+        if len(recent) < 2:
+            return 0.0
+        return (len(recent) - 1) / max(recent[-1] - recent[0], 1e-9)
+
+
+class Inputs:
+    """All subscriptions that a contract asks for.
+
+    Args:
+        node: subscribes; its topics are relative to the node's namespace.
+        contract: which topics.
+        buffer: takes every message.
+        joints: takes joint states as well.
+        group: callback group of the subscriptions.
+        now: the node's clock, ns.
+        heard: called after a camera picture or a command was stored.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        contract: Contract,
+        buffer: ObservationBuffer,
+        joints: MeasuredJoints,
+        group: CallbackGroup,
+        now: Callable[[], int],
+        heard: Callable[[], None],
+    ) -> None:
+        self._node, self._group, self._now, self._heard = node, group, now, heard
+        self._buffer, self._joints = buffer, joints
+        self._subscriptions: list[Any] = []
+        self.all: list[Input] = []
+        for camera in contract.cameras:
+            entry = Input(camera.name, camera.topic, camera.type, camera.required)
+            self._subscribe(entry, _CAMERA, self._camera_callback(entry))
+        entry = Input(JOINT_STREAM, contract.joint_states.topic, JOINT_STATE, True)
+        self._subscribe(entry, _STATE, self._joints_callback(entry))
+        for part in contract.state:
+            entry = Input(part.name, part.topic, part.type, True)
+            self._subscribe(entry, _STATE, self._state_callback(entry))
+        entry = Input(LANGUAGE_STREAM, contract.language.topic, STRING, False)
+        callback = self._language_callback(entry)
+        self._subscribe(entry, _COMMAND, callback)
+        # A latched command from before this node came is only given to a transient-local reader,
+        # which in turn hears no volatile publisher: so there are two, and the same words twice
+        # change nothing.
+        self._subscriptions.append(
+            node.create_subscription(
+                message_class(STRING), entry.topic, callback, _LATCHED, callback_group=group,
+                event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: None),
+            )
+        )
+
+    def close(self) -> None:
+        """Destroy the subscriptions."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+
+    def publishers(self, entry: Input) -> int:
+        """How many publishers there are on the topic of an input."""
+        return self._node.count_publishers(entry.topic)
+
+    def _subscribe(self, entry: Input, qos: QoSProfile, callback: Callable[[Any], None]) -> None:
+        logger = self._node.get_logger()
+
+        def incompatible(event: Any) -> None:
+            entry.incompatible = _policy_name(event.last_policy_kind)
+            logger.warning(
+                f'{entry.topic}: a publisher cannot be heard, its {entry.incompatible} does not '
+                f'fit: expected one that offers {qos.reliability.name}, {qos.durability.name}'
+            )
+
+        def lost(event: Any) -> None:
+            entry.lost = event.total_count
+
+        self._subscriptions.append(
+            self._node.create_subscription(
+                message_class(entry.type), entry.topic, callback, qos,
+                callback_group=self._group,
+                event_callbacks=SubscriptionEventCallbacks(
+                    incompatible_qos=incompatible, message_lost=lost
+                ),
+            )
+        )
+        self.all.append(entry)
+
+    def _note(self, entry: Input) -> None:
+        entry.count += 1
+        entry.arrivals.append(time.monotonic())
+
+    def _camera_callback(self, entry: Input) -> Callable[[Any], None]:
+        def callback(message: Any) -> None:
+            self._note(entry)
+            entry.size = len(message.data)
+            self._buffer.store(entry.stream, message, self._now())
+            self._heard()
+
+        return callback
+
+    def _joints_callback(self, entry: Input) -> Callable[[Any], None]:
+        def callback(message: Any) -> None:
+            self._note(entry)
+            self._buffer.store(entry.stream, message, self._now())
+            self._joints.store(
+                nanoseconds(message.header.stamp), message.name, message.position, message.velocity
+            )
+
+        return callback
+
+    def _state_callback(self, entry: Input) -> Callable[[Any], None]:
+        def callback(message: Any) -> None:
+            self._note(entry)
+            self._buffer.store(entry.stream, message, self._now())
+
+        return callback
+
+    def _language_callback(self, entry: Input) -> Callable[[Any], None]:
+        def callback(message: Any) -> None:
+            self._note(entry)
+            before = self._buffer.instruction
+            fault = self._buffer.store(entry.stream, message, self._now())
+            logger = self._node.get_logger()
+            if fault is not None:
+                logger.warning(str(fault))
+            elif self._buffer.instruction != before:
+                logger.info(f'new command: {self._buffer.instruction!r}')
+            self._heard()
+
+        return callback
+
+
+def is_raw_image(entry: Input) -> bool:
+    """Whether the input carries pictures that may be larger than the middleware's buffers."""
+    return entry.type == IMAGE
+
+
+def _policy_name(kind: Any) -> str:
+    from rclpy.qos import qos_policy_name_from_kind
+
+    return qos_policy_name_from_kind(kind).lower()

@@ -1,0 +1,82 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What configure does before anything is subscribed: load contract and policy, compare them.
+
+Knows the node's parameters; knows nothing of ROS.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from quantvla_ros.contract.load import load_contract
+from quantvla_ros.contract.match import differences
+from quantvla_ros.contract.types import Contract
+from quantvla_ros.control.actions import check_supported
+from quantvla_ros.errors import ContractError, QuantVLAError
+
+# load_policy(path, device=..., precision=...) -> Policy
+Loader = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The read-only parameters of the policy node; docs/node.md says what each is."""
+
+    policy: str
+    contract: str
+    device: str
+    precision: str
+    threads: int
+
+
+def load(settings: Settings, load_policy: Loader | None = None) -> tuple[Contract, Any]:
+    """Contract and policy, fit for each other.
+
+    Args:
+        settings: paths, device, precision.
+        load_policy: what loads a policy; the engine's by default.
+    Raises:
+        QuantVLAError: a path is missing, a file is wrong, or the two do not fit; in the last case
+            the message is a diff, one line per difference.
+    """
+    for name in ('contract', 'policy'):
+        if not getattr(settings, name):
+            raise QuantVLAError(
+                f'parameter {name}: expected a path, found none; give it with '
+                f'-p {name}:=PATH or in the parameter file'
+            )
+    contract = load_contract(settings.contract)
+    check_supported(contract.action)
+    if load_policy is None:
+        load_policy = _engine(settings)
+    policy = load_policy(
+        settings.policy, device=settings.device, precision=settings.precision or None
+    )
+    info = policy.info
+    lines = differences(
+        contract,
+        slots=info.slots,
+        state_names=info.state_names,
+        state_size=info.state_size,
+        action_names=info.action_names,
+        action_size=info.action_size,
+        control_period=info.control_period,
+    )
+    if lines:
+        raise ContractError(
+            f'the policy {settings.policy} ({info.artifact_id}) does not fit the contract '
+            f'{settings.contract}:\n' + '\n'.join(f'  - {line}' for line in lines)
+        )
+    return contract, policy
+
+
+def _engine(settings: Settings) -> Loader:
+    import torch
+
+    from quantvla_ros.engine.policy import load_policy
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    return load_policy

@@ -1,0 +1,292 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The lifecycle node `policy`: cameras, joints and a command in, chunks of joint positions out.
+
+Transitions and wiring only: what is decided when is in `supervisor`, what is heard in `inputs`,
+what is said in `outputs` and `diagnostics`.
+"""
+from __future__ import annotations
+
+import functools
+import gc
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from quantvla_ros.contract.types import Contract
+from quantvla_ros.control.measured import MeasuredJoints
+from quantvla_ros.control.schedule import Schedule
+from quantvla_ros.errors import QuantVLAError
+from quantvla_ros.msg import PolicyStatus
+from quantvla_ros.nodes import diagnostics
+from quantvla_ros.nodes.inference import InferenceThread
+from quantvla_ros.nodes.inputs import Inputs
+from quantvla_ros.nodes.loading import Loader, Settings, load
+from quantvla_ros.nodes.outputs import COMMAND_QOS, STATUS_QOS, Commands, status_message
+from quantvla_ros.nodes.parameters import POLICY_PARAMETERS, declare, values
+from quantvla_ros.nodes.states import Cause, State, Status
+from quantvla_ros.nodes.supervisor import Supervisor, Tuning
+from quantvla_ros.observation.buffer import ObservationBuffer
+
+_WATCH = 0.02  # s between two looks at the inputs
+_REPORT = 1.0  # s between two diagnostics
+_PATIENCE = 3.0  # s to wait for a transition that is under way when the process is to stop
+_LAST_INFERENCE = 5.0  # s to wait for an inference that is under way when the node stops
+
+_Transition = Callable[['PolicyNode', LifecycleState], TransitionCallbackReturn]
+
+
+def _named_fault(transition: _Transition) -> _Transition:
+    """Say what went wrong: rclpy takes an exception in a transition for an error without a word."""
+
+    @functools.wraps(transition)
+    def wrapped(node: PolicyNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            with node.transition:
+                return transition(node, state)
+        except Exception:
+            node.get_logger().fatal(f'{transition.__name__} failed:\n{traceback.format_exc()}')
+            return TransitionCallbackReturn.ERROR
+
+    return wrapped
+
+
+@dataclass
+class _Loaded:
+    """All that exists between configure and cleanup."""
+
+    contract: Contract
+    policy: Any
+    buffer: ObservationBuffer
+    joints: MeasuredJoints
+    schedule: Schedule
+    inputs: Inputs
+    commands: Commands
+    supervisor: Supervisor
+    inference: InferenceThread
+
+
+class PolicyNode(LifecycleNode):
+    """See the module.
+
+    Args:
+        load_policy: what loads a policy; the engine's by default.
+    """
+
+    def __init__(self, load_policy: Loader | None = None) -> None:
+        super().__init__('policy')
+        self._load_policy = load_policy
+        self.transition = threading.RLock()  # held while one is under way
+        declare(self, POLICY_PARAMETERS)
+        self._status = Status()
+        self._loaded: _Loaded | None = None
+        # Callbacks of the inputs never wait for a transition or a report, nor the other way round.
+        self._input_group = MutuallyExclusiveCallbackGroup()
+        self._report_group = MutuallyExclusiveCallbackGroup()
+        self._status_publisher = self.create_publisher(PolicyStatus, '~/status', STATUS_QOS)
+        self._diagnostics_publisher = self.create_publisher(
+            DiagnosticArray, '/diagnostics', COMMAND_QOS
+        )
+        # Of a steady clock: with use_sim_time and no /clock, the node still says so.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(_REPORT, self._report, callback_group=self._report_group, clock=steady)
+        self.create_timer(_WATCH, self._watch, callback_group=self._report_group, clock=steady)
+        self._publish_status()
+
+    def now(self) -> int:
+        """Ns of the node's clock."""
+        return self.get_clock().now().nanoseconds
+
+    @_named_fault
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load, compare, warm up, subscribe."""
+        given = values(self, POLICY_PARAMETERS)
+        settings = Settings(**{name: given[name] for name in Settings.__annotations__})
+        try:
+            contract, policy = load(settings, self._load_policy)
+            inference = InferenceThread(policy, self.now, self.get_logger())
+            inference.warm_up()
+            self._loaded = self._wire(contract, policy, inference)
+        except QuantVLAError as error:
+            self.get_logger().error(f'configure: {error}')
+            self._changed(Status(State.UNCONFIGURED, Cause.NO_POLICY, str(error), str(error)))
+            return TransitionCallbackReturn.FAILURE
+        info = policy.info
+        self.get_logger().info(
+            f'{info.artifact_id}: {info.precision} on {settings.device}, '
+            f'{info.weight_bytes / 2**20:.1f} MiB of weights, chunks of {info.chunk_size} actions '
+            f'at {1.0 / contract.control_period:g} Hz, for {contract.robot}'
+        )
+        self._changed(Status(State.INACTIVE, Cause.NOT_ACTIVE))
+        return super().on_configure(state)
+
+    @_named_fault
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Allow output; the first chunk comes once the inputs are fresh."""
+        loaded = self._loaded
+        assert loaded is not None
+        result = super().on_activate(state)
+        given = values(self, POLICY_PARAMETERS)
+        steps = given['execute_steps'] or loaded.policy.info.execute_steps
+        loaded.schedule.execute_steps = int(steps)
+        loaded.supervisor.tuning = Tuning(float(given['hold_time']), float(given['recovery_time']))
+        loaded.supervisor.activate(self.now())
+        loaded.inference.serve(loaded.supervisor, int(given['seed']))
+        return result
+
+    @_named_fault
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Hold, and send nothing more; the policy stays loaded."""
+        assert self._loaded is not None
+        self._loaded.supervisor.stop(self.now(), Cause.NOT_ACTIVE)
+        self._loaded.commands.wait_until_received()
+        return super().on_deactivate(state)
+
+    @_named_fault
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the policy."""
+        self._unload()
+        self._changed(Status(State.UNCONFIGURED, Cause.NO_POLICY))
+        return super().on_cleanup(state)
+
+    @_named_fault
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Hold where the node was active, then free everything."""
+        self._hold()
+        self._unload()
+        self._changed(Status(State.FINALIZED, Cause.STOPPED))
+        return super().on_shutdown(state)
+
+    @_named_fault
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After a transition failed: hold, free everything; the node can be configured again."""
+        self._hold()
+        self._unload()
+        self._changed(Status(State.UNCONFIGURED, Cause.NO_POLICY, 'a transition failed, see log'))
+        return TransitionCallbackReturn.SUCCESS
+
+    def begin_stop(self) -> bool:
+        """Hold now; False where a transition is under way that does not end within seconds."""
+        self._hold()
+        if self.transition.acquire(timeout=_PATIENCE):
+            self.transition.release()
+            return True
+        self.get_logger().warning('stopped while a policy was being loaded; leaving without it')
+        return False
+
+    def end_stop(self) -> None:
+        """Drive the lifecycle to its end, from whatever state it is in."""
+        try:
+            self.trigger_shutdown()
+        except rclpy_implementation.RCLError:
+            self.get_logger().info('the lifecycle had ended already')
+
+    def _hold(self) -> None:
+        """Send a hold where the arm was commanded, and nothing after it. From any thread."""
+        loaded = self._loaded
+        if loaded is not None:
+            loaded.supervisor.stop(self.now(), Cause.STOPPED)
+            loaded.commands.wait_until_received()
+
+    def _wire(self, contract: Contract, policy: Any, inference: InferenceThread) -> _Loaded:
+        info = policy.info
+        buffer = ObservationBuffer(contract)
+        joints = MeasuredJoints(contract.action.names)
+        schedule = Schedule(contract.control_period, info.execute_steps, info.chunk_size)
+        commands = Commands(self, contract, info.artifact_id, self._changed)
+        supervisor = Supervisor(contract, buffer, joints, schedule, Tuning(0.3, 0.5), commands)
+        inputs = Inputs(
+            self, contract, buffer, joints, self._input_group, self.now, inference.wake
+        )
+        return _Loaded(
+            contract, policy, buffer, joints, schedule, inputs, commands, supervisor, inference
+        )
+
+    def _unload(self) -> None:
+        loaded, self._loaded = self._loaded, None
+        if loaded is None:
+            return
+        loaded.inputs.close()
+        if not loaded.inference.stop(_LAST_INFERENCE):
+            self.get_logger().warning('the last inference is still running; its result is void')
+        loaded.commands.close()
+        del loaded
+        gc.collect()
+        torch = sys.modules.get('torch')
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def _watch(self) -> None:
+        loaded = self._loaded
+        if loaded is not None:
+            loaded.supervisor.watch(self.now())
+
+    def _changed(self, status: Status) -> None:
+        """A new state or reason: say it once, in the log and on ~/status."""
+        self._status = status
+        logger = self.get_logger()
+        if status.state in (State.HOLDING, State.FAULT):
+            logger.warning(f'{status.state.name}: {status.sentence}')
+        else:
+            logger.info(f'{status.state.name}: {status.sentence}')
+        self._publish_status()
+
+    def _publish_status(self) -> None:
+        loaded, status, now = self._loaded, self._current(), self.now()
+        if loaded is None:
+            message = status_message(status, now)
+        else:
+            info = loaded.policy.info
+            message = status_message(
+                status,
+                now,
+                instruction=loaded.buffer.instruction or '',
+                artifact_id=info.artifact_id,
+                precision=info.precision,
+                counts=loaded.supervisor.counts,
+                latencies=loaded.schedule.latencies,
+                refused_messages=sum(loaded.buffer.dropped().values()),
+                observation_age=loaded.supervisor.observation_age,
+            )
+        self._status_publisher.publish(message)
+
+    def _current(self) -> Status:
+        """The status with its newest numbers."""
+        loaded = self._loaded
+        if loaded is None or self._status != loaded.supervisor.status:
+            return self._status
+        return loaded.supervisor.status
+
+    def _report(self) -> None:
+        """1 Hz: diagnostics and the status once more."""
+        loaded, now, name = self._loaded, self.now(), self.get_name()
+        self._publish_status()
+        status = self._current()
+        if loaded is None:
+            statuses = [diagnostics.state_status(name, '', status, {}, None, None)]
+        else:
+            contract, info = loaded.contract, loaded.policy.info
+            statuses = [
+                diagnostics.state_status(
+                    name, contract.robot, status,
+                    {'artifact': info.artifact_id, 'precision': info.precision},
+                    loaded.supervisor.counts, loaded.schedule.latencies,
+                ),
+                *(
+                    diagnostics.input_status(
+                        name, contract, loaded.buffer, loaded.inputs, entry, now
+                    )
+                    for entry in loaded.inputs.all
+                ),
+                diagnostics.command_status(name, contract, loaded.commands),
+            ]
+        self._diagnostics_publisher.publish(diagnostics.array(statuses, now))

@@ -1,0 +1,120 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A node as a process: it spins until it is told to stop, then stops in order.
+
+rclpy's own signal handling invalidates every publisher at once, so that nothing could be sent any
+more; here a signal only sets an event, and the main thread does the rest. A second signal changes
+nothing.
+"""
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from quantvla_ros.errors import QuantVLAError
+
+_CYCLE = 0.2  # s between two looks at the stop signal where no callback is due
+
+
+class StopSignal:
+    """Set by SIGINT or SIGTERM. Make it before anything slow is imported, in the main thread."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._previous = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def _handle(self, number: int, frame: object) -> None:
+        self._event.set()
+
+    def set(self) -> None:
+        """Stop for a reason of our own."""
+        self._event.set()
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        return self._event.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for it; True when it has come."""
+        return self._event.wait(timeout)
+
+    def restore(self) -> None:
+        """Put the handlers back that were there before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class Stoppable(Protocol):
+    """A node that ends in order. Both are called in the main thread."""
+
+    def begin_stop(self) -> bool:
+        """Hold, while callbacks still run; False where something runs that cannot be ended."""
+
+    def end_stop(self) -> None:
+        """Free everything; no callback runs any more."""
+
+
+def run(
+    make_nodes: Callable[[], Sequence[Any]],
+    ros_arguments: Sequence[str],
+    stop: StopSignal,
+    *,
+    threads: int,
+) -> int:
+    """Spin nodes in one executor until `stop`; the exit status is 0 after an ordered stop.
+
+    Args:
+        make_nodes: makes the nodes, which are `Stoppable`, once rclpy is initialised.
+        ros_arguments: `--ros-args ...`.
+        stop: ends it.
+        threads: of the executor.
+    Raises:
+        QuantVLAError: an argument or a parameter was refused.
+    """
+    import rclpy
+    from rclpy.exceptions import ParameterException
+    from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
+
+    rclpy.init(args=list(ros_arguments), signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        nodes = list(make_nodes())
+    except ParameterException as error:
+        rclpy.shutdown()
+        raise QuantVLAError(f'parameters: {error}') from error
+    executor = SingleThreadedExecutor() if threads == 1 else MultiThreadedExecutor(threads)
+    for node in nodes:
+        executor.add_node(node)
+    failure: list[Exception] = []
+
+    def spin() -> None:
+        try:
+            while not stop.is_set():
+                executor.spin_once(timeout_sec=_CYCLE)
+        except Exception as error:  # handed to the main thread
+            failure.append(error)
+        finally:
+            stop.set()
+
+    spinning = threading.Thread(target=spin, name='executor', daemon=True)
+    spinning.start()
+    stop.wait()
+    held = [node.begin_stop() for node in nodes]
+    if not all(held):
+        # Loading cannot be broken off, and nothing moves while it goes on.
+        os._exit(0)
+    spinning.join()
+    executor.shutdown()
+    for node in nodes:
+        node.end_stop()
+        node.destroy_node()
+    rclpy.shutdown()
+    if failure:
+        raise failure[0]
+    return 0

@@ -1,0 +1,361 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Decides what the policy node does: when to infer, what to send, when to hold and when to go on.
+
+Times come in and commands go out through a `Sink`, so that a test drives all of it with a simulated
+clock and no ROS. Three threads meet here: the executor's (`watch`, transitions), the one that
+infers (`plan`, `deliver`) and the one that stops the process; one lock orders them, and what is
+sent is sent under it, so that after a hold no older chunk can follow.
+"""
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from quantvla_ros.contract.load import LANGUAGE_STREAM
+from quantvla_ros.contract.types import Contract
+from quantvla_ros.control import guard, trajectory
+from quantvla_ros.control.actions import joint_positions
+from quantvla_ros.control.chunk import Chunk
+from quantvla_ros.control.guard import Reason, Verdict
+from quantvla_ros.control.measured import Measured, MeasuredJoints
+from quantvla_ros.control.schedule import Schedule
+from quantvla_ros.control.trajectory import Trajectory
+from quantvla_ros.nodes.states import Cause, Counts, State, Status
+from quantvla_ros.observation.buffer import ObservationBuffer
+from quantvla_ros.observation.types import Observation, Refusal
+
+# s between publishing a trajectory and its first point: what a message takes to arrive, and a
+# controller's cycle.
+LEAD = 0.01
+# ns by which the clock must go back to count as a jump: a bag starts again, a simulator is reset.
+_JUMP = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Times of the node, s. See `nodes.parameters` for ranges."""
+
+    hold_time: float
+    recovery_time: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """One inference to do.
+
+    Attributes:
+        observation: what to infer from.
+        sequence: of the chunk, counted from activation.
+        age: s, of the oldest part of the observation at `begun`.
+        begun: ns.
+        generation: what was in force; a hold in between makes the result void.
+    """
+
+    observation: Observation
+    sequence: int
+    age: float
+    begun: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A chunk that passed, with the points of it that go to the controller."""
+
+    chunk: Chunk
+    points: Trajectory
+    work: Work
+    inference_time: float  # s
+
+
+class Sink(Protocol):
+    """Where decisions go. Called with the supervisor's lock held: must not call back into it."""
+
+    def chunk(self, sent: Sent) -> None:
+        """Send a chunk."""
+
+    def hold(self, points: Trajectory) -> None:
+        """Send a hold."""
+
+    def changed(self, status: Status) -> None:
+        """State, cause or detail changed."""
+
+
+class Supervisor:
+    """State machine between the inputs, the policy and the arm.
+
+    Args:
+        contract: what the robot offers; its action space is one that `check_supported` passed.
+        buffer: newest inputs.
+        joints: newest measurement of `contract.action.names`.
+        schedule: when to look again.
+        tuning: times.
+        sink: where decisions go.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        buffer: ObservationBuffer,
+        joints: MeasuredJoints,
+        schedule: Schedule,
+        tuning: Tuning,
+        sink: Sink,
+    ) -> None:
+        self._contract = contract
+        self._buffer = buffer
+        self._joints = joints
+        self._schedule = schedule
+        self._sink = sink
+        self.tuning = tuning
+        self._lock = threading.RLock()
+        self._status = Status(State.INACTIVE, Cause.NOT_ACTIVE)
+        self._generation = 0
+        self._sequence = 0
+        self._commanded: Trajectory | None = None  # the last points sent since activation
+        self._at_rest = 0  # ns; since when the arm has stood still, as far as it was told to move
+        self._healthy_since: int | None = None
+        self._last_now = 0
+        self._hold_owed = self._chunk_runs = False
+        self._age = 0.0
+        self.counts = Counts()
+        self._cameras = [camera for camera in contract.cameras if camera.required]
+        names = contract.joint_states.joints
+        self._state_columns = [names.index(name) for name in contract.action.names]
+
+    @property
+    def status(self) -> Status:
+        """What the node does now, and why."""
+        with self._lock:
+            return self._status
+
+    @property
+    def observation_age(self) -> float:
+        """s; age of the oldest part of the last observation when its inference began."""
+        return self._age
+
+    def activate(self, now: int) -> None:
+        """Start to plan as soon as the inputs are fresh."""
+        with self._lock:
+            self._schedule.reset()
+            self._sequence = 0
+            self._commanded = None
+            self._hold_owed = False
+            self._at_rest = 0
+            self._healthy_since = None
+            self._last_now = now
+            self._change(State.WAITING, Cause.FIRST_INPUTS)
+
+    def stop(self, now: int, cause: Cause, state: State = State.INACTIVE) -> None:
+        """Hold for good: after this nothing is sent until the next `activate`."""
+        with self._lock:
+            self._generation += 1
+            if self._commanded is not None:
+                self._hold(now)
+                self._commanded = None
+            self._schedule.stopped()
+            self._change(state, cause)
+
+    def watch(self, now: int) -> None:
+        """Look after the inputs and the running chunk, also while an inference is under way."""
+        with self._lock:
+            if not self._active:
+                return
+            if now < self._last_now - _JUMP:
+                self._clock_went_back(now)
+            self._last_now = now
+            if self._hold_owed and self._joints.latest is not None:
+                self._hold(now)
+            refusal = self._buffer.check(now)
+            if refusal is not None:
+                self._refused(refusal, now)
+                return
+            ended = self._status.state is State.RUNNING and not self._schedule.running(now)
+            if ended:
+                self.counts.ended += 1
+                p90 = self._schedule.latencies.percentile(90.0)
+                self._change(State.HOLDING, Cause.CHUNK_ENDED, f'inference takes {p90:.3f} s')
+
+    def plan(self, now: int) -> Work | None:
+        """An inference to do now, or None."""
+        with self._lock:
+            camera = self._newest_camera()
+            if not self._active or camera is None or not self._schedule.due(now, camera):
+                return None
+            observed = self._buffer.observe(now)
+            if isinstance(observed, Refusal):
+                self.counts.refused += 1
+                self._refused(observed, now)
+                return None
+            if not self._healthy(now):
+                return None
+            self._schedule.looked(camera)
+            # The command has no age; what was measured has.
+            measured = [ns for name, ns in observed.stamps.items() if name != LANGUAGE_STREAM]
+            self._age = (now - min(measured)) * 1e-9
+            work = Work(observed, self._sequence, self._age, now, self._generation)
+            self._sequence += 1
+            return work
+
+    def deliver(self, work: Work, raw: np.ndarray, now: int, inference_time: float) -> None:
+        """Take the policy's numbers: send what is left of them in time, or drop them and hold.
+
+        Args:
+            work: from `plan`.
+            raw: [chunk, action] in the contract's units.
+            now: ns.
+            inference_time: s.
+        """
+        with self._lock:
+            self.counts.inferences += 1
+            self._schedule.latencies.add(inference_time)
+            if not self._active or work.generation != self._generation:
+                self.counts.superseded += 1
+                return
+            measured = self._joints.latest
+            assert measured is not None  # an observation has joints
+            start = work.observation.state[self._state_columns].astype(np.float64)
+            action = self._contract.action
+            chunk = Chunk(
+                work.observation.stamp,
+                self._contract.control_period,
+                action.names,
+                joint_positions(raw, action, start),
+            )
+            verdict = guard.check(chunk, self._contract.limits, start, action.start_tolerance)
+            points = None
+            if verdict.ok:
+                points, verdict = self._points(chunk, start, measured, now)
+            if points is None or not verdict.ok:
+                self._drop(verdict, now)
+                return
+            self._commanded = points
+            self._chunk_runs = True  # to its end, or until a hold
+            self._at_rest = points.end
+            self.counts.published += 1
+            self._sink.chunk(Sent(chunk, points, work, inference_time))
+            self._change(State.RUNNING, Cause.PUBLISHING)
+
+    def failed(self, work: Work, message: str, now: int) -> None:
+        """The policy raised: hold until a person deactivates the node."""
+        with self._lock:
+            if not self._active or work.generation != self._generation:
+                return
+            self.stop(now, Cause.INFERENCE_FAILED, State.FAULT)
+            self._change(State.FAULT, Cause.INFERENCE_FAILED, message)
+
+    @property
+    def _active(self) -> bool:
+        return self._status.state in (State.WAITING, State.RUNNING, State.HOLDING)
+
+    def _points(
+        self, chunk: Chunk, start: np.ndarray, measured: Measured, now: int
+    ) -> tuple[Trajectory | None, Verdict]:
+        """What goes to the controller, and whether it may."""
+        limits = self._contract.limits
+        # A chunk's clock stands still while the arm does: an arm that waited for its chunk starts
+        # with the first row that it has not done, not deep in a motion that went on without it.
+        stood_since = max(self._at_rest, chunk.stamp)
+        late_by = max(0.0, (now - stood_since) * 1e-9 + LEAD) if stood_since < now else 0.0
+        whole = trajectory.from_chunk(chunk, limits, start, late_by=late_by)
+        points = trajectory.ahead(
+            whole, limits, measured.position, measured.stamp, now, margin=LEAD
+        )
+        if points is None:
+            late = (now - whole.end) * 1e-9
+            return None, Verdict(Reason.TOO_LATE, value=late)
+        verdict = guard.check_motion(
+            points, limits, measured.position, measured.stamp,
+            self._contract.action.start_tolerance,
+        )
+        if verdict.ok:
+            self._schedule.started(chunk.stamp + round(late_by * 1e9), points.end)
+        return points, verdict
+
+    def _drop(self, verdict: Verdict, now: int) -> None:
+        assert verdict.reason is not None
+        self.counts.dropped[verdict.reason] += 1
+        self._hold_if_moving(now)
+        self._schedule.put_off(now)
+        self._change(
+            State.HOLDING, Cause.CHUNK_DROPPED, verdict.sentence,
+            f'{verdict.reason.name} {verdict.joint}',
+        )
+
+    def _refused(self, refusal: Refusal, now: int) -> None:
+        self._healthy_since = None
+        if self._status.state is State.WAITING:
+            self._change(State.WAITING, Cause.FIRST_INPUTS, str(refusal), _kind(refusal))
+            return
+        self._generation += 1  # what is being inferred rests on inputs that have ended
+        self._hold_if_moving(now)
+        self._schedule.stopped()
+        self._change(State.HOLDING, Cause.INPUTS, str(refusal), _kind(refusal))
+
+    def _healthy(self, now: int) -> bool:
+        """Whether the inputs, of which an observation was made, have been fit for long enough."""
+        if self._status.cause not in (Cause.INPUTS, Cause.RECOVERING, Cause.CLOCK_JUMP):
+            return True
+        if self._healthy_since is None:
+            self._healthy_since = now
+            self._change(State.HOLDING, Cause.RECOVERING)
+        return (now - self._healthy_since) * 1e-9 >= self.tuning.recovery_time
+
+    def _clock_went_back(self, now: int) -> None:
+        back = (self._last_now - now) * 1e-9
+        self._generation += 1
+        self._schedule.reset()
+        self._joints.clear()
+        self._healthy_since = None
+        self._at_rest = 0
+        # The controller's trajectory has times of the old clock: it is replaced by a hold as soon
+        # as the joints have been measured on the new one.
+        self._hold_owed = self._commanded is not None
+        if self._status.state is not State.WAITING:
+            self._change(State.HOLDING, Cause.CLOCK_JUMP, f'by {back:.1f} s')
+
+    def _hold_if_moving(self, now: int) -> None:
+        if self._chunk_runs and now < self._at_rest:
+            self._hold(now)
+
+    def _hold(self, now: int) -> None:
+        """Send a stop from the measured motion; from the commanded one where that is too old."""
+        commanded = self._commanded
+        assert commanded is not None
+        measured = self._joints.latest
+        limit = self._contract.freshness.joint_states
+        if measured is not None and (now - measured.stamp) * 1e-9 <= limit:
+            position, velocity = measured.position, measured.velocity
+        else:
+            step = 10_000_000  # ns
+            position = trajectory.sample(commanded, now)
+            velocity = (position - trajectory.sample(commanded, now - step)) / (step * 1e-9)
+        points = trajectory.hold(
+            self._contract.action.names, position, velocity, self._contract.limits, now,
+            stop_time=self.tuning.hold_time,
+        )
+        self.counts.holds += 1
+        self._hold_owed = self._chunk_runs = False
+        self._commanded = points
+        self._at_rest = points.end
+        self._sink.hold(points)
+
+    def _newest_camera(self) -> int | None:
+        """ns; stamp of the required camera that is furthest behind. None before each has sent."""
+        stamps = [self._buffer.newest(camera.name) for camera in self._cameras]
+        known = [stamp for stamp in stamps if stamp is not None]
+        return min(known) if len(known) == len(stamps) else None
+
+    def _change(self, state: State, cause: Cause, detail: str = '', kind: str = '') -> None:
+        before, self._status = self._status, Status(state, cause, detail, kind)
+        if self._status != before:
+            self._sink.changed(self._status)
+
+
+def _kind(refusal: Refusal) -> str:
+    """What a refusal is about, without its numbers."""
+    return '; '.join(f'{fault.stream} {fault.reason.name}' for fault in refusal.faults)

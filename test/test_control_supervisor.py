@@ -1,0 +1,387 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The policy node's decisions with a simulated clock: no ROS, no waiting."""
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from quantvla_ros.contract.types import (
+    IMAGE,
+    ActionKind,
+    ActionPart,
+    ActionSpace,
+    Camera,
+    Contract,
+    Freshness,
+    JointLimit,
+    JointStates,
+    Language,
+)
+from quantvla_ros.control.guard import Reason
+from quantvla_ros.control.measured import MeasuredJoints
+from quantvla_ros.control.schedule import Schedule
+from quantvla_ros.nodes.states import Cause, State
+from quantvla_ros.nodes.supervisor import Supervisor, Tuning
+from quantvla_ros.observation.buffer import ObservationBuffer
+
+MS = 1_000_000
+PERIOD = 50 * MS
+ROWS = 16
+CONTRACT = Contract(
+    robot='bench',
+    control_period=0.05,
+    cameras=(Camera('eye', 'eye/image_raw', IMAGE, 'observation.images.eye'),),
+    joint_states=JointStates('joint_states', ('a', 'b')),
+    state=(),
+    language=Language('instruction', 'move'),
+    action=ActionSpace(
+        (ActionPart(ActionKind.JOINT_POSITION, ('b', 'a'), 'rad'),), 'commands', 'base', 0.3
+    ),
+    limits={'a': JointLimit(-2.0, 2.0, 2.0), 'b': JointLimit(-2.0, 2.0, 2.0)},
+    freshness=Freshness(cameras=0.25, joint_states=0.15, state=0.25, skew=0.1),
+)
+
+
+def stamp_of(now: int) -> SimpleNamespace:
+    return SimpleNamespace(stamp=SimpleNamespace(sec=now // 10**9, nanosec=now % 10**9))
+
+
+class Bench:
+    """A supervisor with its inputs, its outputs and its clock."""
+
+    def __init__(self) -> None:
+        self.now = 100_000 * MS
+        self.buffer = ObservationBuffer(CONTRACT)
+        self.joints = MeasuredJoints(CONTRACT.action.names)
+        self.schedule = Schedule(CONTRACT.control_period, 8, ROWS)
+        self.chunks, self.holds, self.statuses = [], [], []
+        self.sent = []  # everything that moves an arm, in order
+        self.position = {'a': 0.0, 'b': 0.0}
+        self.supervisor = Supervisor(
+            CONTRACT, self.buffer, self.joints, self.schedule, Tuning(0.3, 0.5), self
+        )
+
+    # The sink.
+    def chunk(self, sent):
+        self.chunks.append(sent)
+        self.sent.append('chunk')
+
+    def hold(self, points):
+        self.holds.append(points)
+        self.sent.append('hold')
+
+    def changed(self, status):
+        self.statuses.append(status)
+
+    # The world.
+    def camera(self) -> None:
+        image = SimpleNamespace(
+            header=stamp_of(self.now), height=2, width=2, encoding='rgb8', is_bigendian=0, step=6,
+            data=bytes(12),
+        )
+        self.buffer.store('eye', image, self.now)
+
+    def state(self) -> None:
+        names = list(self.position)
+        message = SimpleNamespace(
+            header=stamp_of(self.now), name=names, position=list(self.position.values())
+        )
+        self.buffer.store('joint_states', message, self.now)
+        self.joints.store(self.now, names, message.position, [0.0, 0.0])
+
+    def pass_time(self, ms: int, *, camera: bool = True, state: bool = True) -> None:
+        """Let time pass: joint states every 10 ms, a picture every 50 ms, a watch every 10 ms."""
+        for _ in range(ms // 10):
+            self.now += 10 * MS
+            if state:
+                self.state()
+            if camera and self.now % PERIOD == 0:
+                self.camera()
+            self.supervisor.watch(self.now)
+
+    def infer(self, rows=None, *, latency_ms: int = 0, camera: bool = True):
+        work = self.supervisor.plan(self.now)
+        assert work is not None
+        self.pass_time(latency_ms, camera=camera)
+        if rows is None:
+            rows = still(self.position)
+        self.supervisor.deliver(work, rows, self.now, latency_ms * 1e-3)
+        return work
+
+    @property
+    def status(self):
+        return self.supervisor.status
+
+
+def still(position, step: float = 0.0) -> np.ndarray:
+    """Rows in the order of the action (b, a) that move joint a by `step` each."""
+    rows = np.tile([position['b'], position['a']], (ROWS, 1)).astype(np.float32)
+    rows[:, 1] += step * (np.arange(ROWS) + 1)
+    return rows
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench()
+    bench.supervisor.activate(bench.now)
+    return bench
+
+
+@pytest.fixture
+def running(bench) -> Bench:
+    bench.pass_time(50)
+    bench.infer(still(bench.position, 0.02))
+    assert bench.status.state is State.RUNNING
+    return bench
+
+
+def test_nothing_is_planned_or_sent_before_activation():
+    bench = Bench()
+    bench.pass_time(100)
+    assert bench.supervisor.plan(bench.now) is None
+    assert not bench.sent
+
+
+def test_activation_waits_for_fresh_inputs_and_says_for_which(bench):
+    bench.supervisor.watch(bench.now)
+    assert bench.status.state is State.WAITING
+    assert 'eye: nothing has arrived yet' in bench.status.sentence
+    bench.pass_time(50)
+    assert bench.supervisor.plan(bench.now) is not None
+
+
+def test_a_chunk_is_stamped_with_its_observation_and_names_its_joints(bench):
+    bench.pass_time(50)
+    work = bench.infer(still(bench.position, 0.02), latency_ms=0)
+    sent = bench.chunks[0]
+    assert sent.chunk.stamp == work.observation.stamp == bench.now
+    assert sent.chunk.joints == ('b', 'a')
+    np.testing.assert_allclose(sent.chunk.positions[0], [0.0, 0.02], atol=1e-7)
+    assert bench.supervisor.counts.published == 1
+
+
+def test_an_arm_that_stood_still_while_the_policy_thought_starts_with_the_first_row(bench):
+    bench.pass_time(50)
+    bench.infer(still(bench.position, 0.02), latency_ms=200)
+    points = bench.chunks[0].points
+    assert len(points.times) == ROWS
+    first = points.stamp + round(points.times[0] * 1e9)
+    assert first == bench.now + 10 * MS + PERIOD
+
+
+def test_elapsed_rows_of_the_next_chunk_are_dropped(running):
+    running.pass_time(390)
+    running.position['a'] = 0.16  # where the first chunk has led
+    running.pass_time(10)
+    running.infer(still(running.position, 0.02), latency_ms=100)
+    points = running.chunks[1].points
+    # Rows 0 and 1 are over, and row 2 comes 50 ms from now.
+    assert points.stamp + round(points.times[0] * 1e9) == running.now + PERIOD
+    assert len(points.times) == ROWS - 2
+
+
+def test_the_next_look_comes_after_the_steps_to_execute(running):
+    looks = []
+    for _ in range(20):
+        running.pass_time(50)
+        work = running.supervisor.plan(running.now)
+        if work is not None:
+            looks.append(running.now)
+            running.supervisor.deliver(work, still(running.position), running.now, 0.0)
+    assert np.diff(looks).tolist() == [8 * PERIOD]
+
+
+def test_a_dead_camera_holds_the_arm_while_an_inference_is_under_way(running):
+    """The result of that inference must not start the arm again."""
+    running.pass_time(400)
+    work = running.supervisor.plan(running.now)
+    running.pass_time(300, camera=False)
+    assert running.status.state is State.HOLDING
+    assert 'eye: nothing new has arrived' in running.status.sentence
+    assert running.sent == ['chunk', 'hold']
+    running.supervisor.deliver(work, still(running.position), running.now, 0.3)
+    assert running.sent == ['chunk', 'hold']
+    assert running.supervisor.counts.superseded == 1
+
+
+def test_a_hold_is_sent_once_and_the_reason_is_said_once(running):
+    running.pass_time(600, camera=False)
+    assert len(running.holds) == 1
+    # First out of step with the joints, then too old; growing numbers alone are no news.
+    kinds = [status.kind for status in running.statuses if status.state is State.HOLDING]
+    assert kinds == ['eye, joint_states OUT_OF_STEP', 'eye STALE']
+
+
+def test_the_arm_moves_on_by_itself_once_the_inputs_have_been_healthy(running):
+    running.pass_time(600, camera=False)
+    running.pass_time(50)
+    assert running.supervisor.plan(running.now) is None
+    assert running.status.cause is Cause.RECOVERING
+    running.pass_time(400)
+    assert running.supervisor.plan(running.now) is None
+    running.pass_time(100)
+    running.infer(still(running.position))
+    assert running.status.state is State.RUNNING
+
+
+def test_a_camera_that_comes_and_goes_keeps_the_arm_holding(running):
+    running.pass_time(600, camera=False)
+    for _ in range(4):
+        running.pass_time(200)
+        assert running.supervisor.plan(running.now) is None
+        running.pass_time(400, camera=False)
+    assert running.sent == ['chunk', 'hold']
+
+
+def test_inputs_out_of_step_hold(running):
+    running.camera()
+    running.pass_time(150, camera=False)
+    assert running.status.cause is Cause.INPUTS
+    assert 'farther apart' in running.status.sentence
+
+
+@pytest.mark.parametrize(
+    ('change', 'reason'),
+    [
+        (lambda rows: rows.__setitem__((3, 0), np.nan), Reason.NOT_FINITE),
+        (lambda rows: rows.__setitem__((slice(None), 0), 2.1), Reason.POSITION_LIMIT),
+        (lambda rows: rows.__setitem__((5, 1), 0.3), Reason.VELOCITY_LIMIT),
+        (lambda rows: rows.__iadd__(0.5), Reason.START_JUMP),
+    ],
+)
+def test_a_bad_chunk_is_dropped_counted_and_named_and_the_arm_holds(running, change, reason):
+    running.pass_time(400)
+    rows = still(running.position)
+    change(rows)
+    running.infer(rows)
+    assert running.sent == ['chunk', 'hold']
+    assert running.supervisor.counts.dropped[reason] == 1
+    assert running.status.state is State.HOLDING
+    assert reason.value in running.status.sentence
+    # And the next good chunk goes on.
+    running.pass_time(100)
+    running.infer(still(running.position))
+    assert running.sent == ['chunk', 'hold', 'chunk']
+    assert running.status.state is State.RUNNING
+
+
+def test_bad_chunks_one_after_the_other_send_one_hold(running):
+    running.pass_time(400)
+    for _ in range(3):
+        running.infer(np.full((ROWS, 2), np.nan))
+        running.pass_time(100)
+    assert running.sent == ['chunk', 'hold']
+    assert running.supervisor.counts.dropped[Reason.NOT_FINITE] == 3
+
+
+def test_a_chunk_that_starts_where_the_arm_no_longer_is_is_dropped(running):
+    running.pass_time(400)
+    work = running.supervisor.plan(running.now)
+    rows = still(running.position)
+    running.position['a'] = 0.9  # somebody pushed it
+    running.state()
+    running.supervisor.deliver(work, rows, running.now, 0.0)
+    assert running.supervisor.counts.dropped[Reason.START_JUMP] == 1
+
+
+def test_the_hold_starts_from_the_measured_motion(running):
+    running.pass_time(100)
+    running.joints.store(running.now, ['a', 'b'], [0.05, 0.0], [0.4, 0.0])
+    running.supervisor.stop(running.now, Cause.NOT_ACTIVE)
+    hold = running.holds[0]
+    np.testing.assert_allclose(hold.positions, [[0.0, 0.05 + 0.4 * 0.3 / 2]])
+    assert hold.stamp == running.now
+
+
+def test_without_fresh_joints_the_hold_starts_from_the_commanded_motion(running):
+    """An old measurement would pull the arm back to where it was."""
+    running.pass_time(300, state=False)
+    running.supervisor.stop(running.now, Cause.NOT_ACTIVE)
+    # The chunk moved joint a by 0.02 rad each 50 ms; the dead joint states stopped it on the way.
+    assert running.holds[0].positions[0, 1] > 0.04
+
+
+def test_deactivation_sends_a_hold_last_and_nothing_after_it(running):
+    running.pass_time(400)
+    work = running.supervisor.plan(running.now)
+    running.supervisor.stop(running.now, Cause.NOT_ACTIVE)
+    running.supervisor.deliver(work, still(running.position), running.now, 0.1)
+    running.pass_time(200)
+    assert running.supervisor.plan(running.now) is None
+    assert running.sent == ['chunk', 'hold']
+    assert running.status.state is State.INACTIVE
+
+
+def test_stopping_twice_holds_once(running):
+    running.supervisor.stop(running.now, Cause.STOPPED)
+    running.supervisor.stop(running.now, Cause.STOPPED)
+    assert running.sent == ['chunk', 'hold']
+
+
+def test_an_arm_that_was_never_commanded_is_left_alone(bench):
+    """Someone else may be moving it."""
+    bench.pass_time(100)
+    bench.supervisor.stop(bench.now, Cause.NOT_ACTIVE)
+    assert not bench.sent
+
+
+def test_a_chunk_that_ends_before_the_next_is_said(running):
+    running.pass_time(900)
+    assert running.status.cause is Cause.CHUNK_ENDED
+    assert running.supervisor.counts.ended == 1
+    running.infer(still(running.position))
+    assert running.status.state is State.RUNNING
+
+
+def test_a_policy_that_raises_is_a_fault_until_deactivated(running):
+    running.pass_time(400)
+    work = running.supervisor.plan(running.now)
+    running.supervisor.failed(work, 'RuntimeError: no', running.now)
+    assert running.status.state is State.FAULT
+    assert 'RuntimeError: no' in running.status.sentence
+    assert running.sent == ['chunk', 'hold']
+    running.pass_time(1000)
+    assert running.supervisor.plan(running.now) is None
+    running.supervisor.activate(running.now)
+    running.pass_time(50)
+    assert running.supervisor.plan(running.now) is not None
+
+
+def test_a_clock_that_goes_back_holds_and_goes_on_in_the_new_time(running):
+    running.now -= 50_000 * MS
+    running.supervisor.watch(running.now)
+    assert running.status.state is State.HOLDING
+    running.pass_time(100)
+    assert running.sent == ['chunk', 'hold']
+    assert running.holds[0].stamp <= running.now
+    for _ in range(15):
+        running.pass_time(50)
+        running.supervisor.plan(running.now)
+    running.pass_time(50)
+    assert running.supervisor.counts.refused == 0
+
+
+def test_the_clock_at_zero_is_named(bench):
+    bench.supervisor.watch(0)
+    assert 'use_sim_time' in bench.status.sentence
+
+
+def test_no_command_yet_waits():
+    from dataclasses import replace
+
+    bench = Bench()
+    silent = replace(CONTRACT, language=Language('instruction', None))
+    bench.buffer = ObservationBuffer(silent)
+    bench.supervisor = Supervisor(
+        silent, bench.buffer, bench.joints, bench.schedule, Tuning(0.3, 0.5), bench
+    )
+    bench.supervisor.activate(bench.now)
+    bench.pass_time(100)
+    assert bench.supervisor.plan(bench.now) is None
+    assert 'no language command' in bench.status.sentence
+    bench.buffer.store('language', 'go', bench.now)
+    bench.pass_time(50)
+    assert bench.supervisor.plan(bench.now).observation.instruction == 'go'
