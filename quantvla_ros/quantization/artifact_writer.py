@@ -11,8 +11,8 @@ import datetime
 import json
 import os
 import platform
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,9 @@ def write_artifact(
     """
     out, checkpoint = Path(out), Path(checkpoint)
     refuse_existing(out)
+    partial = out.parent / f'.{out.name}.{secrets.token_hex(4)}.partial'
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', suffix='.partial', dir=out.parent))
+        partial.mkdir(parents=True)
     except OSError as error:
         raise ArtifactError(f'{out}: cannot write there ({error})') from None
     try:
@@ -95,6 +95,8 @@ def write_artifact(
             for name, tensor in tensors.items()
         }
         save_file(tensors, partial / WEIGHTS, metadata={'format': 'pt'})
+        # The library makes it readable by its owner only; as readable as its neighbours is meant.
+        shutil.copymode(partial / 'config.json', partial / WEIGHTS)
         quantized_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
         del tensors
         content: dict[str, Any] = {
