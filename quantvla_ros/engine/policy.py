@@ -153,15 +153,28 @@ def load_policy(
         CheckpointError, ArtifactError: the directory is incomplete, damaged or of another model.
         BackendError: that device or precision is not available here.
     """
-    path, device = Path(path), torch.device(device)
+    path, device = Path(path), check_device(device)
+    if (path / MANIFEST).exists():
+        return _artifact_policy(path, device, precision)
+    return _checkpoint_policy(path, device, precision)
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device by its name, made sure of.
+
+    Raises:
+        BackendError: not a device, or not available here.
+    """
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise BackendError(f'device {device}: expected cpu, cuda or cuda:N') from None
     if device.type == 'cuda' and not torch.cuda.is_available():
         raise BackendError(
             f'device {device}: expected an NVIDIA GPU that torch can use, found none '
             f'(torch {torch.__version__}); install a CUDA build of torch, or pass device cpu'
         )
-    if (path / MANIFEST).exists():
-        return _artifact_policy(path, device, precision)
-    return _checkpoint_policy(path, device, precision)
+    return device
 
 
 def _checkpoint_policy(path: Path, device: torch.device, precision: str | None) -> Policy:
