@@ -99,13 +99,14 @@ class TabletopNode(Node):
         """Nothing to free."""
 
     def _advance(self) -> None:
-        """Bring the arm to the present, in steps of equal length."""
+        """Bring the arm to the present, in steps no longer than the period of the joint states."""
         now = self.now()
         if not 0 <= now - self._time < _LOST:
             self._time = self._next_picture = now - self._step
-        while self._time + self._step <= now:
-            self._time += self._step
-            self.world.advance(self._controller.sample(self._time), self._step / _NS)
+        while self._time < now:
+            step = min(self._step, now - self._time)
+            self._time += step
+            self.world.advance(self._controller.sample(self._time), step / _NS)
         self._publish_joints()
         if self._time >= self._next_picture:
             self._next_picture = max(self._next_picture + self._camera_period, self._time)
