@@ -18,10 +18,10 @@ import numpy as np
 from quantvla_ros.sim.tabletop import kinematics
 from quantvla_ros.sim.tabletop.scene import HALF, TRAY_FLOOR, Tray
 from quantvla_ros.sim.tabletop.tasks import Task, TaskKind
-from quantvla_ros.sim.tabletop.world import OPEN_GRIPPER, Tabletop
+from quantvla_ros.sim.tabletop.world import AWAY, OPEN_GRIPPER, Tabletop
 
 SPEED = 0.35  # part of the arm's velocity limits that is used
-GRIPPER_SPEED = 0.5  # the same for the gripper
+GRIPPER_SPEED = 0.4  # the same for the gripper
 GAIN = 0.35  # part of the remaining way per control period, once slower than SPEED
 
 HOVER = 0.10  # m, fingertips' height for travelling, free of everything on the table
@@ -29,12 +29,14 @@ CARRY = 0.11  # m, the same with a cube in the fingers, and the height to which 
 TOUCH = 0.006  # m over a cube's top
 GRASP_BELOW = 0.003  # m, fingertips below a cube's centre when they close
 RELEASE_ABOVE = 0.006  # m, underside of a cube over the tray's floor when it is let go
-OPEN, SQUEEZE, CLOSED = 1.0, 0.4, 0.0  # rad; SQUEEZE is inside a cube's width (0.5)
+OPEN, SQUEEZE, CLOSED = 1.0, 0.42, 0.0  # rad; SQUEEZE is inside a cube's width (0.5)
 
 _FUNNEL_RADIUS = 0.007  # m, closer than this the hand goes straight down
 _FUNNEL_SLOPE = 4.0  # m of height per m of distance outside of it
 _CLEARANCE = 0.062  # m between cubes' centres for putting one down
 _TRAY_CLEARANCE = 0.10  # m from a tray's centre
+_SPOTS = tuple((radius * math.cos(0.15 * step), radius * math.sin(0.15 * step))
+               for radius in (0.18, 0.21, 0.24, 0.27, 0.30, 0.33) for step in range(-6, 7))
 
 Target = tuple[float, float, float, float]  # x, y, z of the fingertips in m, gripper in rad
 
@@ -70,7 +72,7 @@ def _action(world: Tabletop, task: Task) -> list[float]:
         if world.held == index:
             x, y, z, gripper = _place(world, index, tray)
         elif tray.contains(cube.x, cube.y, 0.6 * HALF):
-            x, y, z, gripper = _retreat(world)
+            x, y, z, gripper = _retreat(world, index)
         else:
             x, y, z, gripper = _grasp(world, index)
     return _servo(world, x, y, z, gripper)
@@ -147,15 +149,15 @@ def _free_spot_in(world: Tabletop, tray: Tray, index: int) -> tuple[float, float
     cos, sin = math.cos(tray.yaw), math.sin(tray.yaw)
     spots = [(tray.x, tray.y)]
     spots += [(tray.x + cos * a - sin * b, tray.y + sin * a + cos * b)
-              for a in (-0.024, 0.024) for b in (-0.024, 0.024)]
+              for a in (-0.03, 0.03) for b in (-0.03, 0.03)]
     return max(spots, key=lambda s: min(math.hypot(s[0] - x, s[1] - y) for x, y in others))
 
 
-def _retreat(world: Tabletop) -> Target:
+def _retreat(world: Tabletop, index: int) -> Target:
     """Open, go up, stay there."""
     x, y, z = world.tip
     opened = world.joints[4] > OPEN_GRIPPER
-    return x, y, HOVER if opened else z, OPEN
+    return x, y, max(HOVER, world.cubes[index].z + AWAY + 0.02) if opened else z, OPEN
 
 
 def _put_down(world: Tabletop) -> Target:
@@ -168,9 +170,14 @@ def _put_down(world: Tabletop) -> Target:
     x, y, z = world.tip
     lowering = z < low + 0.05
     if _is_free(world, held, cube.x, cube.y, 0.0 if lowering else 0.006):
-        return x, y, low, OPEN if z < low + 0.008 else SQUEEZE
-    spot = _nearest_free(world, held, cube.x, cube.y)
-    return spot[0], spot[1], CARRY, SQUEEZE
+        spot_x, spot_y = cube.x, cube.y
+    else:
+        spot_x, spot_y = _nearest_free(world, held, cube.x, cube.y)
+    # The funnel makes no difference between a place here and one next to here.
+    distance = math.hypot(cube.x - spot_x, cube.y - spot_y)
+    if z < low + 0.008 and distance < 0.02:
+        return x, y, low, OPEN
+    return (x + spot_x - cube.x, y + spot_y - cube.y, _funnel(distance, low, CARRY), SQUEEZE)
 
 
 def _is_free(world: Tabletop, held: int, x: float, y: float, margin: float) -> bool:
@@ -184,15 +191,10 @@ def _is_free(world: Tabletop, held: int, x: float, y: float, margin: float) -> b
 
 
 def _nearest_free(world: Tabletop, held: int, x: float, y: float) -> tuple[float, float]:
-    best, best_distance = (x, y), math.inf
-    for radius in (0.18, 0.21, 0.24, 0.27, 0.30, 0.33):
-        for step in range(-6, 7):
-            angle = 0.15 * step
-            a, b = radius * math.cos(angle), radius * math.sin(angle)
-            distance = math.hypot(a - x, b - y)
-            if distance < best_distance and _is_free(world, held, a, b, 0.01):
-                best, best_distance = (a, b), distance
-    return best
+    for spot in sorted(_SPOTS, key=lambda s: (s[0] - x) ** 2 + (s[1] - y) ** 2):
+        if _is_free(world, held, *spot, 0.01):
+            return spot
+    return x, y  # a table as full as that does not come from sample_scene
 
 
 def _servo(world: Tabletop, x: float, y: float, z: float, gripper: float) -> list[float]:
