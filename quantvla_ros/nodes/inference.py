@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -46,12 +45,11 @@ class InferenceThread:
 
     Args:
         policy: infers.
-        now: the node's clock, ns.
         logger: takes the traceback of a policy that fails.
     """
 
-    def __init__(self, policy: Infers, now: Callable[[], int], logger: Logger) -> None:
-        self._policy, self._now, self._logger = policy, now, logger
+    def __init__(self, policy: Infers, logger: Logger) -> None:
+        self._policy, self._logger = policy, logger
         self._supervisor: Supervisor | None = None
         self._seed = 0
         self._wake = threading.Event()
@@ -109,7 +107,7 @@ class InferenceThread:
                 self._once(self._supervisor)
 
     def _once(self, supervisor: Supervisor) -> None:
-        work = supervisor.plan(self._now())
+        work = supervisor.plan()
         if work is None:
             return
         # The stamp is in the seed: a bag that is played again gives the same chunks.
@@ -119,6 +117,6 @@ class InferenceThread:
             raw = self._policy.infer(work.observation, seed=seed)
         except Exception as error:  # any fault of a policy ends in a hold and a named state
             self._logger.error(f'inference failed:\n{traceback.format_exc()}')
-            supervisor.failed(work, f'{type(error).__name__}: {error}', self._now())
+            supervisor.failed(work, f'{type(error).__name__}: {error}')
             return
-        supervisor.deliver(work, raw, self._now(), time.perf_counter() - begun)
+        supervisor.deliver(work, raw, time.perf_counter() - begun)

@@ -113,7 +113,7 @@ class PolicyNode(LifecycleNode):
         settings = Settings(**{name: given[name] for name in Settings.__annotations__})
         try:
             contract, policy = load(settings, self._load_policy)
-            inference = InferenceThread(policy, self.now, self.get_logger())
+            inference = InferenceThread(policy, self.get_logger())
             inference.warm_up()
             self._loaded = self._wire(contract, policy, inference)
         except QuantVLAError as error:
@@ -139,7 +139,7 @@ class PolicyNode(LifecycleNode):
         steps = given['execute_steps'] or loaded.policy.info.execute_steps
         loaded.schedule.execute_steps = int(steps)
         loaded.supervisor.tuning = Tuning(float(given['hold_time']), float(given['recovery_time']))
-        loaded.supervisor.activate(self.now())
+        loaded.supervisor.activate()
         loaded.inference.serve(loaded.supervisor, int(given['seed']))
         return result
 
@@ -147,7 +147,7 @@ class PolicyNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Hold, and send nothing more; the policy stays loaded."""
         assert self._loaded is not None
-        self._loaded.supervisor.stop(self.now(), Cause.NOT_ACTIVE)
+        self._loaded.supervisor.stop(Cause.NOT_ACTIVE)
         self._loaded.commands.wait_until_received()
         return super().on_deactivate(state)
 
@@ -194,7 +194,7 @@ class PolicyNode(LifecycleNode):
         """Send a hold where the arm was commanded, and nothing after it. From any thread."""
         loaded = self._loaded
         if loaded is not None:
-            loaded.supervisor.stop(self.now(), Cause.STOPPED)
+            loaded.supervisor.stop(Cause.STOPPED)
             loaded.commands.wait_until_received()
 
     def _wire(self, contract: Contract, policy: Any, inference: InferenceThread) -> _Loaded:
@@ -203,7 +203,9 @@ class PolicyNode(LifecycleNode):
         joints = MeasuredJoints(contract.action.names)
         schedule = Schedule(contract.control_period, info.execute_steps, info.chunk_size)
         commands = Commands(self, contract, info.artifact_id, self._changed)
-        supervisor = Supervisor(contract, buffer, joints, schedule, Tuning(0.3, 0.5), commands)
+        supervisor = Supervisor(
+            contract, buffer, joints, schedule, Tuning(0.3, 0.5), commands, self.now
+        )
         inputs = Inputs(
             self, contract, buffer, joints, self._input_group, self.now, inference.wake
         )
@@ -228,7 +230,7 @@ class PolicyNode(LifecycleNode):
     def _watch(self) -> None:
         loaded = self._loaded
         if loaded is not None:
-            loaded.supervisor.watch(self.now())
+            loaded.supervisor.watch()
 
     def _changed(self, status: Status) -> None:
         """A new state or reason: say it once, in the log and on ~/status."""

@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decides what the policy node does: when to infer, what to send, when to hold and when to go on.
 
-Times come in and commands go out through a `Sink`, so that a test drives all of it with a simulated
-clock and no ROS. Three threads meet here: the executor's (`watch`, transitions), the one that
-infers (`plan`, `deliver`) and the one that stops the process; one lock orders them, and what is
-sent is sent under it, so that after a hold no older chunk can follow.
+Time comes from a clock it is given and commands go out through a `Sink`, so that a test drives all
+of it with simulated time and no ROS. Three threads meet here: the executor's (`watch`,
+transitions), the one that infers (`plan`, `deliver`) and the one that stops the process; one lock
+orders them, and what is sent is sent under it, so that after a hold no older chunk can follow.
 """
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,13 +21,14 @@ from quantvla_ros.contract.types import Contract
 from quantvla_ros.control import guard, trajectory
 from quantvla_ros.control.actions import joint_positions
 from quantvla_ros.control.chunk import Chunk
-from quantvla_ros.control.guard import Reason, Verdict
+from quantvla_ros.control.guard import Reason as DropReason
+from quantvla_ros.control.guard import Verdict
 from quantvla_ros.control.measured import Measured, MeasuredJoints
 from quantvla_ros.control.schedule import Schedule
 from quantvla_ros.control.trajectory import Trajectory
 from quantvla_ros.nodes.states import Cause, Counts, State, Status
 from quantvla_ros.observation.buffer import ObservationBuffer
-from quantvla_ros.observation.types import Observation, Refusal
+from quantvla_ros.observation.types import Observation, Reason, Refusal
 
 # s between publishing a trajectory and its first point: what a message takes to arrive, and a
 # controller's cycle.
@@ -95,6 +97,8 @@ class Supervisor:
         schedule: when to look again.
         tuning: times.
         sink: where decisions go.
+        clock: the node's clock, ns. Read with the lock held: a thread that had to wait for the lock
+            must not judge new messages by an old time.
     """
 
     def __init__(
@@ -105,12 +109,14 @@ class Supervisor:
         schedule: Schedule,
         tuning: Tuning,
         sink: Sink,
+        clock: Callable[[], int],
     ) -> None:
         self._contract = contract
         self._buffer = buffer
         self._joints = joints
         self._schedule = schedule
         self._sink = sink
+        self._clock = clock
         self.tuning = tuning
         self._lock = threading.RLock()
         self._status = Status(State.INACTIVE, Cause.NOT_ACTIVE)
@@ -138,7 +144,7 @@ class Supervisor:
         """s; age of the oldest part of the last observation when its inference began."""
         return self._age
 
-    def activate(self, now: int) -> None:
+    def activate(self) -> None:
         """Start to plan as soon as the inputs are fresh."""
         with self._lock:
             self._schedule.reset()
@@ -147,30 +153,34 @@ class Supervisor:
             self._hold_owed = False
             self._at_rest = 0
             self._healthy_since = None
-            self._last_now = now
+            self._last_now = self._clock()
             self._change(State.WAITING, Cause.FIRST_INPUTS)
 
-    def stop(self, now: int, cause: Cause, state: State = State.INACTIVE) -> None:
+    def stop(self, cause: Cause, state: State = State.INACTIVE) -> None:
         """Hold for good: after this nothing is sent until the next `activate`."""
         with self._lock:
             self._generation += 1
             if self._commanded is not None:
-                self._hold(now)
+                self._hold(self._clock())
                 self._commanded = None
             self._schedule.stopped()
             self._change(state, cause)
 
-    def watch(self, now: int) -> None:
+    def watch(self) -> None:
         """Look after the inputs and the running chunk, also while an inference is under way."""
         with self._lock:
             if not self._active:
                 return
+            now = self._clock()
             if now < self._last_now - _JUMP:
                 self._clock_went_back(now)
             self._last_now = now
             if self._hold_owed and self._joints.latest is not None:
                 self._hold(now)
             refusal = self._buffer.check(now)
+            if refusal is not None and Reason.CLOCK_SKEW in refusal.reasons:
+                # What came while this thread was off the processor is newer than `now`.
+                refusal = self._buffer.check(self._clock())
             if refusal is not None:
                 self._refused(refusal, now)
                 return
@@ -180,13 +190,17 @@ class Supervisor:
                 p90 = self._schedule.latencies.percentile(90.0)
                 self._change(State.HOLDING, Cause.CHUNK_ENDED, f'inference takes {p90:.3f} s')
 
-    def plan(self, now: int) -> Work | None:
+    def plan(self) -> Work | None:
         """An inference to do now, or None."""
         with self._lock:
+            now = self._clock()
             camera = self._newest_camera()
             if not self._active or camera is None or not self._schedule.due(now, camera):
                 return None
             observed = self._buffer.observe(now)
+            if isinstance(observed, Refusal) and Reason.CLOCK_SKEW in observed.reasons:
+                now = self._clock()
+                observed = self._buffer.observe(now)
             if isinstance(observed, Refusal):
                 self.counts.refused += 1
                 self._refused(observed, now)
@@ -201,13 +215,12 @@ class Supervisor:
             self._sequence += 1
             return work
 
-    def deliver(self, work: Work, raw: np.ndarray, now: int, inference_time: float) -> None:
+    def deliver(self, work: Work, raw: np.ndarray, inference_time: float) -> None:
         """Take the policy's numbers: send what is left of them in time, or drop them and hold.
 
         Args:
             work: from `plan`.
             raw: [chunk, action] in the contract's units.
-            now: ns.
             inference_time: s.
         """
         with self._lock:
@@ -216,6 +229,7 @@ class Supervisor:
             if not self._active or work.generation != self._generation:
                 self.counts.superseded += 1
                 return
+            now = self._clock()
             measured = self._joints.latest
             assert measured is not None  # an observation has joints
             start = work.observation.state[self._state_columns].astype(np.float64)
@@ -240,12 +254,12 @@ class Supervisor:
             self._sink.chunk(Sent(chunk, points, work, inference_time))
             self._change(State.RUNNING, Cause.PUBLISHING)
 
-    def failed(self, work: Work, message: str, now: int) -> None:
+    def failed(self, work: Work, message: str) -> None:
         """The policy raised: hold until a person deactivates the node."""
         with self._lock:
             if not self._active or work.generation != self._generation:
                 return
-            self.stop(now, Cause.INFERENCE_FAILED, State.FAULT)
+            self.stop(Cause.INFERENCE_FAILED, State.FAULT)
             self._change(State.FAULT, Cause.INFERENCE_FAILED, message)
 
     @property
@@ -267,7 +281,7 @@ class Supervisor:
         )
         if points is None:
             late = (now - whole.end) * 1e-9
-            return None, Verdict(Reason.TOO_LATE, value=late)
+            return None, Verdict(DropReason.TOO_LATE, value=late)
         verdict = guard.check_motion(
             points, limits, measured.position, measured.stamp,
             self._contract.action.start_tolerance,
