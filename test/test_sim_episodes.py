@@ -36,8 +36,11 @@ def test_labels_are_the_undisturbed_experts_although_the_motion_is_not():
     for seed in range(6):
         data = record_episode(seed, 8, image_size=32)
         path = np.concatenate([data['joints'][:, None], data['actions']], 1).astype(float)
-        # Clean: bounded by the expert's speed, from the measured joints on.
-        assert (np.abs(np.diff(path, axis=1)) <= 0.6 * steps + 1e-6).all()
+        # Clean: bounded by the expert's speed, from the measured joints on; well inside the
+        # limits even where a gripper that squeezes a cube (0.42 for 0.5) opens.
+        moves = np.abs(np.diff(path, axis=1))
+        assert (moves[..., :4] <= 0.6 * steps[:4] + 1e-6).all()
+        assert (moves[..., 4] <= 0.85 * steps[4]).all()
         labelled += np.abs(np.diff(data['actions'], n=2, axis=1)).mean()
         executed += np.abs(np.diff(data['joints'], n=2, axis=0)).mean()
     assert executed > 2.0 * labelled

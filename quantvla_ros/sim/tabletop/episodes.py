@@ -196,6 +196,6 @@ class _Disturbed:
 
 def _above_table(wanted: np.ndarray, joints: np.ndarray) -> np.ndarray:
     """The wanted pose, or where it were inside the table, only its turn and gripper."""
-    if kinematics.fingertips(wanted)[2] > HALF:
+    if kinematics.fingertips(wanted.tolist())[2] > HALF:
         return wanted
     return np.array([wanted[0], *joints[1:4], wanted[4]])

@@ -20,9 +20,9 @@ from quantvla_ros.sim.tabletop.scene import HALF, TRAY_FLOOR, Tray
 from quantvla_ros.sim.tabletop.tasks import Task, TaskKind
 from quantvla_ros.sim.tabletop.world import AWAY, OPEN_GRIPPER, Tabletop
 
-SPEED = 0.35  # part of the arm's velocity limits that is used
+SPEED = 0.28  # part of the arm's velocity limits that is used
 GRIPPER_SPEED = 0.4  # the same for the gripper
-GAIN = 0.35  # part of the remaining way per control period, once slower than SPEED
+GAIN = 0.30  # part of the remaining way per control period, once slower than SPEED
 
 HOVER = 0.10  # m, fingertips' height for travelling, free of everything on the table
 CARRY = 0.11  # m, the same with a cube in the fingers, and the height to which it is lifted
@@ -31,7 +31,7 @@ GRASP_BELOW = 0.003  # m, fingertips below a cube's centre when they close
 RELEASE_ABOVE = 0.006  # m, underside of a cube over the tray's floor when it is let go
 OPEN, SQUEEZE, CLOSED = 1.0, 0.42, 0.0  # rad; SQUEEZE is inside a cube's width (0.5)
 
-_FUNNEL_RADIUS = 0.007  # m, closer than this the hand goes straight down
+_FUNNEL_RADIUS = 0.008  # m, closer than this the hand goes straight down
 _FUNNEL_SLOPE = 4.0  # m of height per m of distance outside of it
 _CLEARANCE = 0.062  # m between cubes' centres for putting one down
 _TRAY_CLEARANCE = 0.10  # m from a tray's centre
@@ -112,7 +112,7 @@ def _grasp(world: Tabletop, index: int) -> Target:
     opening = world.joints[4]
     # Once the fingers have begun to close, they need a larger error to open again.
     closing = opening < 0.9
-    tolerance, margin = (0.0125, 0.012) if closing else (0.008, 0.006)
+    tolerance, margin = (0.0135, 0.012) if closing else (0.010, 0.008)
     level = world.tip[2] < low + margin
     if distance < tolerance and level and opening > 0.5 and cube.fall == 0.0:
         return cube.x, cube.y, low, SQUEEZE

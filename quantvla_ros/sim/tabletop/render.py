@@ -111,8 +111,9 @@ class Renderer:
         light = np.array(look.light, float)
         self._light = light / math.sqrt(float(light @ light))
         tints = look.tints or ((0.0, 0.0, 0.0),) * (len(scene.cubes) + len(scene.trays))
-        colours = [np.clip(np.array(PALETTE[thing.colour], float) + tint, 0, 255)
-                   for thing, tint in zip((*scene.cubes, *scene.trays), tints, strict=True)]
+        names = [thing.colour for thing in scene.cubes] + [thing.colour for thing in scene.trays]
+        colours = [np.clip(np.array(PALETTE[name], float) + np.array(tint), 0, 255)
+                   for name, tint in zip(names, tints, strict=True)]
         count = len(scene.cubes)
         # Boxes in this order: cubes, hand, then the parts that only the overhead camera sees.
         parts = (_PAD, _PAD, _GREY, _GREY, _DARK, _WHITE, _WHITE, _DARK)
@@ -201,12 +202,12 @@ class Renderer:
         corners, normals, centres = corners[:count], normals[:count], centres[:count]
         pixels, depth = camera.project(corners)
         quads = corners[:, _FACES]  # [n, 6, 4, 3]
-        facing = ((camera.position - quads[:, :, 0]) * normals).sum(-1) > 0.0
+        towards = ((camera.position - quads[:, :, 0]) * normals).sum(-1)
         fixed = np.ascontiguousarray(_fixed(pixels)[:, _FACES])
         offsets = centres - camera.position
         order = np.argsort(-(offsets * offsets).sum(-1)).tolist()
-        visible = facing.tolist()
-        behind = (depth < NEAR).any(1).tolist()
+        visible: list[list[bool]] = np.greater(towards, 0.0).tolist()
+        behind: list[bool] = np.any(depth < NEAR, axis=1).tolist()
         for box in order:
             for face in range(6):
                 if not visible[box][face]:
@@ -252,8 +253,9 @@ class Renderer:
                     colours: Sequence[Sequence[float]]) -> None:
         pixels, depth = camera.project(quads)
         fixed = _fixed(pixels)
-        ahead = (depth >= NEAR).all(1).tolist()
-        seen = ((pixels.max(1) >= 0.0) & (pixels.min(1) < self.size)).all(1).tolist()
+        ahead: list[bool] = np.all(depth >= NEAR, axis=1).tolist()
+        inside = (pixels.max(1) >= 0.0) & (pixels.min(1) < self.size)
+        seen: list[bool] = np.all(inside, axis=1).tolist()
         for index, colour in enumerate(colours):
             if not ahead[index]:
                 _fill_clipped(image, camera, quads[index], colour)

@@ -7,6 +7,7 @@ Knows sizes, places and looks; knows nothing of motion (see `world`) or pictures
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,7 +90,8 @@ class Scene:
     look: Look = Look()
 
     def __post_init__(self) -> None:
-        for kind, things in (('cube', self.cubes), ('tray', self.trays)):
+        named: dict[str, Sequence[Cube | Tray]] = {'cube': self.cubes, 'tray': self.trays}
+        for kind, things in named.items():
             colours = [thing.colour for thing in things]
             if len(set(colours)) != len(colours):
                 raise ValueError(f'scene: expected {kind}s of different colours, found {colours}: '
@@ -111,7 +113,7 @@ class Scene:
         return _index(self.trays, colour, 'tray')
 
 
-def _index(things: tuple[Cube, ...] | tuple[Tray, ...], colour: str, kind: str) -> int:
+def _index(things: Sequence[Cube | Tray], colour: str, kind: str) -> int:
     for index, thing in enumerate(things):
         if thing.colour == colour:
             return index
