@@ -56,3 +56,74 @@ def observations(count: int, seed: int = 0) -> list[Observation]:
         )
         for index in range(count)
     ]
+
+
+def write_bag(path: Path, frames: int = 30, commands=COMMANDS, seed: int = 0) -> Path:
+    """A recording of the tabletop arm: `frames` pictures at 20 Hz for each command."""
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    types = store.types
+    robot = contract()
+    generator = np.random.default_rng(seed)
+    joints = list(robot.joint_states.joints)
+
+    def stamp(time: int):
+        return types['builtin_interfaces/msg/Time'](sec=time // 10**9, nanosec=time % 10**9)
+
+    def header(time: int):
+        return types['std_msgs/msg/Header'](stamp=stamp(time), frame_id='')
+
+    def image(time: int):
+        data = generator.integers(0, 256, 28 * 28 * 3, dtype=np.uint8)
+        return types['sensor_msgs/msg/Image'](
+            header=header(time), height=28, width=28, encoding='rgb8', is_bigendian=0, step=84,
+            data=data,
+        )
+
+    def state(time: int, positions: np.ndarray):
+        empty = np.zeros(0)
+        return types['sensor_msgs/msg/JointState'](
+            header=header(time), name=joints, position=positions, velocity=empty, effort=empty
+        )
+
+    def trajectory(time: int, positions: np.ndarray):
+        empty = np.zeros(0)
+        period = types['builtin_interfaces/msg/Duration'](sec=0, nanosec=50_000_000)
+        point = types['trajectory_msgs/msg/JointTrajectoryPoint'](
+            positions=positions, velocities=empty, accelerations=empty, effort=empty,
+            time_from_start=period,
+        )
+        return types['trajectory_msgs/msg/JointTrajectory'](
+            header=header(time), joint_names=joints, points=[point]
+        )
+
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        topics = {
+            '/instruction': 'std_msgs/msg/String',
+            '/joint_states': 'sensor_msgs/msg/JointState',
+            '/arm_controller/joint_trajectory': 'trajectory_msgs/msg/JointTrajectory',
+            **{f'/{camera.topic}': camera.type for camera in robot.cameras},
+        }
+        connections = {
+            topic: writer.add_connection(topic, kind, typestore=store)
+            for topic, kind in topics.items()
+        }
+
+        def put(topic: str, time: int, message) -> None:
+            writer.write(connections[topic], time, store.serialize_cdr(message, topics[topic]))
+
+        time = 1_760_000_000 * 10**9
+        for command in commands:
+            put('/instruction', time, types['std_msgs/msg/String'](data=command))
+            positions = generator.uniform(0.0, 0.5, len(joints))
+            for _ in range(frames):
+                time += 50_000_000
+                put('/joint_states', time, state(time, positions))
+                positions = positions + generator.normal(0, 0.01, len(joints))
+                put('/arm_controller/joint_trajectory', time, trajectory(time, positions))
+                for camera in reversed(robot.cameras):  # the first one triggers: others before it
+                    put(f'/{camera.topic}', time, image(time))
+            time += 3 * 10**9
+    return path

@@ -277,7 +277,8 @@ def test_a_manifest_of_absurd_size_is_not_read(artifact, monkeypatch):
 
 def test_an_edited_manifest_is_noticed(artifact):
     text = (artifact / MANIFEST).read_text()
-    (artifact / MANIFEST).write_text(text.replace('"control_period": 0.05', '"control_period": 0.5'))
+    text = text.replace('"control_period": 0.05', '"control_period": 0.5')
+    (artifact / MANIFEST).write_text(text)
     refused(artifact, 'the manifest was changed')
 
 

@@ -1,37 +1,53 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""One line of progress on stderr: rewritten in a terminal, one line per step elsewhere."""
+"""One line of progress on a terminal, with the time that is left; nothing where there is none."""
 from __future__ import annotations
 
 import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+_PAUSE = 0.2  # s between two updates
 
 
-class Progress:
-    """A line that says where we are.
+class ProgressLine:
+    """Shows how far a command is, stage by stage."""
 
-    Args:
-        title: begins every line.
-    """
+    def __init__(self, stages: tuple[str, ...], stream: TextIO | None = None) -> None:
+        self._stages = stages
+        self._stream = stream or sys.stderr
+        self._shown = self._stream.isatty()
+        self._stage = ''
+        self._started = self._updated = 0.0
 
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._terminal = sys.stderr.isatty()
-        self._last = ''
+    def __enter__(self) -> ProgressLine:
+        return self
 
-    def show(self, text: str) -> None:
-        """Say something new; what is said already is not said again."""
-        if text == self._last:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._shown:
+            self._stream.write('\r\x1b[K')
+            self._stream.flush()
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """`done` of `total` steps of a stage are behind us; `total` may be unknown (None)."""
+        if not self._shown:
             return
-        self._last = text
-        if self._terminal:
-            sys.stderr.write(f'\r\x1b[K{self._title}: {text}')
-        else:
-            sys.stderr.write(f'{self._title}: {text}\n')
-        sys.stderr.flush()
-
-    def done(self, text: str) -> None:
-        """Say the last thing and end the line."""
-        self.show(text)
-        if self._terminal:
-            sys.stderr.write('\n')
-            sys.stderr.flush()
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._started, self._updated = stage, now, 0.0
+        if now - self._updated < _PAUSE and done != total:
+            return
+        self._updated = now
+        number = self._stages.index(stage) + 1
+        text = f'[{number}/{len(self._stages)}] {stage}: {done}'
+        if total is not None:
+            left = (now - self._started) / max(done, 1) * (total - done)
+            text += f' of {total}, {left:.0f} s left'
+        self._stream.write(f'\r\x1b[K{text}')
+        self._stream.flush()

@@ -1,0 +1,270 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`calibrate`: a float checkpoint and recorded bags to a quantized artifact. Needs no ROS."""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import sys
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from quantvla_ros.cli.progress import ProgressLine
+from quantvla_ros.contract.types import Contract
+from quantvla_ros.errors import CalibrationError, ContractError
+from quantvla_ros.observation.types import Observation
+
+if TYPE_CHECKING:
+    from quantvla_ros.models.processor import Processor
+    from quantvla_ros.quantization.calibrate import Calibration
+    from quantvla_ros.quantization.manifest import Manifest
+    from quantvla_ros.quantization.recipe import Recipe
+
+READING = 'reading bags'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('--checkpoint', type=Path, required=True, help='float checkpoint directory')
+    parser.add_argument(
+        '--bag', type=Path, required=True, nargs='+', help='recorded bags (folders or files)'
+    )
+    parser.add_argument('--contract', type=Path, required=True, help='the robot (YAML)')
+    parser.add_argument(
+        '--recipe', default='w8a8', help='name in config/recipes or a YAML file (w8a8)'
+    )
+    parser.add_argument('--out', type=Path, required=True, help='directory to write; must be new')
+    parser.add_argument('--samples', type=int, help="observations, instead of the recipe's")
+    parser.add_argument('--seed', type=int, default=0, help='of the sample and the noise (0)')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N (cpu)')
+    parser.add_argument('--namespace', default='', help='of relative topics in the bags')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Calibrate and write the artifact; interrupted, it leaves nothing."""
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        print('quantvla_ros calibrate: interrupted; nothing was written', file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(args: argparse.Namespace) -> int:
+    from quantvla_ros.contract.load import load_contract
+    from quantvla_ros.engine.policy import check_device
+    from quantvla_ros.models.checkpoint import load_model, read_config
+    from quantvla_ros.models.processor import Processor
+    from quantvla_ros.quantization.artifact import write_artifact
+    from quantvla_ros.quantization.artifact_writer import refuse_existing
+    from quantvla_ros.quantization.calibrate import STAGES, calibrate
+    from quantvla_ros.quantization.recipe import load_recipe
+    from quantvla_ros.quantization.stored import stored_dtypes
+
+    # Everything that can be wrong with the call is found before the hours of work.
+    refuse_existing(args.out)
+    if not 0 <= args.seed < 2**31:
+        raise CalibrationError(f'--seed: expected 0 to {2**31 - 1}, found {args.seed}')
+    device = check_device(args.device)
+    recipe = _with_samples(load_recipe(args.recipe), args.samples)
+    contract = load_contract(args.contract)
+    config = read_config(args.checkpoint)
+    processor = Processor.from_directory(args.checkpoint, config)
+    _check_fit(args.checkpoint, contract, processor, config)
+    with ProgressLine((READING, *STAGES)) as progress:
+        data = read_frames(args, contract, recipe, processor.slots, progress)
+        model = load_model(args.checkpoint, device)
+        calibration = calibrate(
+            model,
+            processor,
+            recipe,
+            data.observations,
+            data.held_out,
+            dtypes=stored_dtypes(args.checkpoint),
+            seed=args.seed,
+            progress=progress,
+        )
+    manifest = write_artifact(
+        args.out,
+        model,
+        checkpoint=args.checkpoint,
+        recipe=recipe,
+        contract=contract,
+        corrections={
+            'alpha': [list(row) for row in calibration.alpha],
+            'beta': list(calibration.beta),
+        },
+        calibration={
+            'seed': args.seed,
+            'samples': len(data.observations),
+            'held_out': len(data.held_out),
+            'observations': data.account,
+            'bags': data.bags,
+            'error': calibration.errors(),
+        },
+    )
+    print(summary(args.out, manifest, calibration))
+    return 0
+
+
+def _with_samples(recipe: Recipe, samples: int | None) -> Recipe:
+    if samples is None:
+        return recipe
+    minimum = recipe.sampling.minimum
+    if samples < minimum:
+        raise CalibrationError(
+            f'--samples: expected at least {minimum} (recipe {recipe.name}), found {samples}'
+        )
+    return dataclasses.replace(
+        recipe, sampling=dataclasses.replace(recipe.sampling, samples=samples)
+    )
+
+
+def _check_fit(
+    checkpoint: Path, contract: Contract, processor: Processor, config: Mapping[str, Any]
+) -> None:
+    from quantvla_ros.contract.match import differences
+
+    lines = differences(
+        contract,
+        slots=processor.slots,
+        state_size=processor.state.size,
+        action_names=config.get('action_feature_names') or None,
+        action_size=processor.action.size,
+    )
+    if lines:
+        raise ContractError(
+            f'the checkpoint {checkpoint} does not fit the contract {contract.source}:\n'
+            + '\n'.join(f'  - {line}' for line in lines)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """What was drawn from the bags.
+
+    Attributes:
+        observations, held_out: for the statistics and for the reported error.
+        account: how many frames of each episode and command were found and drawn.
+        bags: hash of each bag by name.
+    """
+
+    observations: list[Observation]
+    held_out: list[Observation]
+    account: list[dict[str, Any]]
+    bags: dict[str, str]
+
+
+def read_frames(
+    args: argparse.Namespace,
+    contract: Contract,
+    recipe: Recipe,
+    slots: Sequence[str],
+    progress: ProgressLine,
+) -> Frames:
+    """Draw observations from all bags, evenly over episodes and commands.
+
+    Raises:
+        CalibrationError: fewer than the recipe's minimum, with the counts.
+        BagError: a bag cannot be read.
+    """
+    from quantvla_ros.observation.bags import bag_hash
+    from quantvla_ros.observation.replay import replay
+    from quantvla_ros.quantization.sampling import BalancedSample
+
+    wanted = recipe.sampling
+    sample: BalancedSample[Observation] = BalancedSample(
+        wanted.samples + wanted.held_out, args.seed
+    )
+    bags: dict[str, str] = {}
+    found = 0
+    for bag in args.bag:
+        for frame in replay(bag, contract, namespace=args.namespace):
+            observation = frame.observation
+            sample.add((frame.episode, observation.instruction), observation)
+            found += 1
+            progress(READING, found, None)
+        bags[_unique(bag.resolve().name, bags)] = bag_hash(bag)
+    drawn = sample.draw()
+    # With too few for both, four go to the statistics for each one that is held out.
+    held_out = min(wanted.held_out, max(len(drawn) - wanted.samples, len(drawn) // 5, 1))
+    if len(drawn) - held_out < wanted.minimum:
+        raise CalibrationError(_too_few(wanted.minimum, held_out, sample.found))
+    used: dict[Hashable, int] = {}
+    for group, _ in drawn:
+        used[group] = used.get(group, 0) + 1
+    return Frames(
+        observations=[observation for _, observation in drawn[held_out:]],
+        held_out=[observation for _, observation in drawn[:held_out]],
+        account=[
+            {
+                'episode': group[0],
+                'instruction': group[1],
+                'found': count,
+                'used': used.get(group, 0),
+            }
+            for group, count in sample.found.items()
+            if isinstance(group, tuple)
+        ],
+        bags=bags,
+    )
+
+
+def _unique(name: str, taken: Mapping[str, str]) -> str:
+    """A name for a bag that no other bag has."""
+    number, unique = 2, name
+    while unique in taken:
+        unique, number = f'{name} ({number})', number + 1
+    return unique
+
+
+def _too_few(minimum: int, held_out: int, found: Mapping[Hashable, int]) -> str:
+    listed = '; '.join(
+        f'{count} of episode {group[0]} ({group[1]!r})'
+        for group, count in found.items()
+        if isinstance(group, tuple)
+    )
+    return (
+        f'expected at least {minimum} observations and {held_out} held out, found '
+        f'{sum(found.values())}: {listed}; record more or longer episodes, or lower the minimum '
+        f'in the recipe'
+    )
+
+
+def summary(out: Path, manifest: Manifest, calibration: Calibration) -> str:
+    """What was made, in a few lines."""
+    alphas = [value for row in calibration.alpha for value in row]
+    before, after = manifest.float_bytes, manifest.quantized_bytes
+    error, uncorrected = calibration.corrected, calibration.uncorrected
+    used = manifest.content['calibration']
+    return '\n'.join(
+        (
+            f'{out}: artifact {manifest.artifact_id}, {manifest.precision}, layout '
+            f'{manifest.content["layout"]["name"]}, {len(calibration.layers)} layers',
+            f'weights {_size(before)} -> {_size(after)} ({100 * after / before:.0f} %)',
+            f'alpha {_range(alphas)}; beta {_range(calibration.beta)}',
+            f'{used["samples"]} observations of {len(used["observations"])} episodes and commands',
+            f'action error against float on {used["held_out"]} held-out observations '
+            f'(normalised units): rms {error.rms:.2e}, largest {error.largest:.2e}, relative '
+            f'{100 * error.relative:.2f} % (without alpha and beta '
+            f'{100 * uncorrected.relative:.2f} %)',
+        )
+    )
+
+
+def _range(values: Sequence[float]) -> str:
+    corrected = sum(value != 1.0 for value in values)
+    return f'{min(values):.3f} to {max(values):.3f} ({corrected} of {len(values)} corrected)'
+
+
+def _size(count: int) -> str:
+    return f'{count / 2**30:.2f} GiB' if count >= 2**30 else f'{count / 2**20:.2f} MiB'
