@@ -49,7 +49,7 @@ _STORAGE_SUFFIXES = ('.mcap', '.db3')
 _PACKED_SUFFIXES = ('.zstd', '.zst')
 # What rosbags lets through from damaged files besides its own error: it parses while it goes.
 _DAMAGE = (ReaderError, apsw.Error, zstd.ZstdError, struct.error, ValueError, TypeError, KeyError,
-           IndexError, EOFError, OverflowError, RuntimeError, AssertionError)
+           IndexError, EOFError, OverflowError, RuntimeError, AssertionError, MemoryError, OSError)
 
 _log = logging.getLogger(__name__)
 
@@ -137,9 +137,11 @@ class _WholeFile:
             return
         last = after
         try:
-            for item in self._reader.messages(wanted):
-                last = item[1]
-                yield item
+            for connection, time, data in self._reader.messages(wanted):
+                if not isinstance(time, int) or not isinstance(data, bytes):  # sqlite has no types
+                    raise ValueError('a message without time or data')
+                last = time
+                yield connection, time, data
             return
         except _DAMAGE as error:
             self.note = f'damaged after time {last} ns ({_one_line(error)})'

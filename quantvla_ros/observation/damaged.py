@@ -36,6 +36,7 @@ except ImportError:
 MCAP_MAGIC = b'\x89MCAP0\r\n'
 SQLITE_MAGIC = b'SQLite format 3\0'
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
+LARGEST_CHUNK = 1 << 30  # bytes when unpacked; writers use some MB
 SLICE = 1 << 16  # bytes; what a damaged stream may take with it when it ends
 
 _FORMATS = {'ros2msg': MessageDefinitionFormat.MSG, 'ros2idl': MessageDefinitionFormat.IDL,
@@ -152,7 +153,7 @@ class DamagedMcap:
         *_, size, checksum = _CHUNK_HEAD.unpack_from(data, start)
         compression, start = _text(data, start + _CHUNK_HEAD.size, end)
         start += 8  # the length of the records, which end tells as well
-        records = _unpack(bytes(data[start:end]), compression, size)
+        records = _unpack(bytes(data[start:end]), compression, min(size, LARGEST_CHUNK))
         if whole and checksum and crc32(records) != checksum:
             self.reason = f'a chunk before byte {end} fails its checksum and is left out'
             return
@@ -191,6 +192,8 @@ class DamagedSqlite:
         self.note = self.reason = ''
         try:
             self._base = sqlite3.connect(f'{path.resolve().as_uri()}?immutable=1', uri=True)
+            # Without this, sqlite refuses a file that is shorter than its header says.
+            self._base.execute('PRAGMA writable_schema=ON')
             topics = self._base.execute(
                 'SELECT id, name, type, serialization_format FROM topics'
             ).fetchall()
@@ -201,7 +204,8 @@ class DamagedSqlite:
             for row, time, topic in self._base.execute(
                 'SELECT id, timestamp, topic_id FROM messages ORDER BY id'
             ):
-                self._rows.append((time, row, topic))
+                if isinstance(time, int) and isinstance(topic, int):  # sqlite has no types
+                    self._rows.append((time, row, topic))
         except sqlite3.DatabaseError as error:
             self.reason = f'readable up to message {len(self._rows)} ({error})'
         self._rows.sort()
@@ -227,6 +231,8 @@ class DamagedSqlite:
                         'SELECT data FROM messages WHERE id = ?', (row,)
                     ).fetchone()
                 except sqlite3.DatabaseError:  # the row is listed, its pages are gone
+                    found = None
+                if found is None or not isinstance(found[0], bytes):
                     lost += 1
                     continue
                 yield wanted[topic], time, found[0]
