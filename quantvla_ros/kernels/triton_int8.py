@@ -66,8 +66,8 @@ def choose_tile(rows: int, outputs: int, *, processors: int, shared: int) -> Til
     """
     candidates = next(tiles for largest, tiles in _TILES if rows <= largest)
     best, least = None, float('inf')
-    for tile, speed in candidates:
-        tile = _fit(tile, shared)
+    for preferred, speed in candidates:
+        tile = _fit(preferred, shared)
         if tile is None:
             continue
         tiles = -(-rows // tile.rows) * -(-outputs // tile.outputs)
@@ -185,7 +185,8 @@ def _gpu(device: torch.device) -> tuple[int, int]:
     if device.type == 'cpu':
         return 8, 99 * 1024
     properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count, properties.shared_memory_per_block_optin
+    shared = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
+    return properties.multi_processor_count, shared
 
 
 def _on(device: torch.device) -> torch.cuda.device:

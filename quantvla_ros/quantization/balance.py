@@ -9,8 +9,9 @@ before the residual sum, so it is folded into W_o and b_o.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from quantvla_ros.models.layers import GroupedAttention
 from quantvla_ros.quantization.correction import bounded_ratio, scale_outputs
 
 
@@ -32,11 +33,11 @@ def balance(teacher: Tensor, student: Tensor, *, log_clip: float, dead_band: flo
     return bounded_ratio(teacher, student, log_clip=log_clip, dead_band=dead_band)
 
 
-def fold_balance(attention: nn.Module, beta: Tensor) -> None:
+def fold_balance(attention: GroupedAttention, beta: Tensor) -> None:
     """Multiply W_o (and b_o) by beta, in place; exact.
 
     Args:
-        attention: with `o_proj`.
+        attention: its output projection may be float or quantized.
         beta: [].
     """
     output = attention.o_proj

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from quantvla_ros.models.layers import GroupedAttention, Probe
 from quantvla_ros.quantization.balance import output_rms
 from quantvla_ros.quantization.temperature import logit_spread
 
@@ -55,7 +56,7 @@ class HeadStatistics:
 
 
 @contextmanager
-def observe_heads(attentions: Sequence[nn.Module]) -> Iterator[HeadStatistics]:
+def observe_heads(attentions: Sequence[GroupedAttention]) -> Iterator[HeadStatistics]:
     """Gather statistics while the block runs; the probes are taken off in any case.
 
     Args:
@@ -63,13 +64,13 @@ def observe_heads(attentions: Sequence[nn.Module]) -> Iterator[HeadStatistics]:
     """
     statistics = HeadStatistics(len(attentions))
 
-    def probe(layer: int):  # type: ignore[no-untyped-def]
-        return lambda *captured: statistics.add(layer, *captured)
+    def probe(layer: int) -> Probe:
+        return lambda logits, valid, output: statistics.add(layer, logits, valid, output)
 
     for layer, attention in enumerate(attentions):
-        attention.probe = probe(layer)  # type: ignore[assignment]
+        attention.probe = probe(layer)
     try:
         yield statistics
     finally:
         for attention in attentions:
-            attention.probe = None  # type: ignore[assignment]
+            attention.probe = None

@@ -37,11 +37,11 @@ def bounded_ratio(teacher: Tensor, student: Tensor, *, log_clip: float, dead_ban
 
 
 @torch.no_grad()
-def scale_outputs(linear: nn.Module, factor: Tensor) -> None:
+def scale_outputs(linear: nn.Linear | LinearW8A8, factor: Tensor) -> None:
     """Multiply a layer's outputs by constants, in its weights: no work at run time.
 
     Args:
-        linear: nn.Linear or a quantized layer; changed in place.
+        linear: float or quantized; changed in place.
         factor: [N], one per output.
     """
     rows = linear.weight_scale if isinstance(linear, LinearW8A8) else linear.weight

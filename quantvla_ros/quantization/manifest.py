@@ -222,7 +222,7 @@ def _fault(value: Any, schema: Any, place: str) -> str | None:
         faults = (_fault(item, schema[0], f'{place}[{i}]') for i, item in enumerate(value))
         return next((fault for fault in faults if fault), None)
     if schema == 'hash':
-        good = isinstance(value, str) and _HASH.fullmatch(value)
+        good = isinstance(value, str) and _HASH.fullmatch(value) is not None
         return None if good else _expected(place, 'a SHA-256 in hexadecimal', value)
     if schema is int:
         good = isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -160,7 +160,7 @@ def find_recipe(name_or_path: str | Path) -> Path:
         if path.is_file():
             return path
         raise CalibrationError(f'{path}: expected a recipe file, found none')
-    known = {}
+    known: dict[str, Path] = {}
     for directory in _directories():
         for file in sorted(directory.glob('*.yaml')):
             known.setdefault(file.stem, file)

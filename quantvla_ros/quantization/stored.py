@@ -76,7 +76,7 @@ def file_hash(path: Path) -> str:
 def tensor_hash(tensor: Tensor) -> str:
     """SHA-256 of a tensor's bytes in row-major order, in hexadecimal."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 
 def count(shape: Sequence[int]) -> int:

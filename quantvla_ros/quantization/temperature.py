@@ -9,8 +9,9 @@ and over all valid keys, prefix and suffix; alpha is folded into W_q instead of 
 """
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from quantvla_ros.models.layers import GroupedAttention
 from quantvla_ros.quantization.correction import bounded_ratio, scale_outputs
 
 
@@ -43,14 +44,13 @@ def temperature(teacher: Tensor, student: Tensor, *, log_clip: float, dead_band:
     return bounded_ratio(teacher, student, log_clip=log_clip, dead_band=dead_band)
 
 
-def fold_temperature(attention: nn.Module, alpha: Tensor) -> None:
+def fold_temperature(attention: GroupedAttention, alpha: Tensor) -> None:
     """Multiply each head's rows of W_q (and b_q) by its alpha, in place.
 
     Exact, because rotary embedding is linear in the query; a norm of the query would undo it.
 
     Args:
-        attention: with `q_proj` and `head_dim`.
+        attention: its query projection may be float or quantized.
         alpha: [heads].
     """
-    assert getattr(attention, 'q_norm', None) is None
-    scale_outputs(attention.q_proj, alpha.repeat_interleave(int(attention.head_dim)))
+    scale_outputs(attention.q_proj, alpha.repeat_interleave(attention.head_dim))
