@@ -99,7 +99,7 @@ def node_role(folder: Path, computes: bool) -> int:
 
     contract = folder / 'contract.yaml'
     arguments = ['--ros-args', '-p', 'policy:=known', '-p', f'contract:={contract}']
-    status = run(nodes, arguments, stop, threads=3)
+    status = run(nodes, arguments, stop)
     (folder / 'runs.json').write_text(json.dumps(policy.runs))
     return status
 

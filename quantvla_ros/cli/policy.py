@@ -26,4 +26,4 @@ def run(args: argparse.Namespace) -> int:
 
         return [PolicyNode()]
 
-    return run(nodes, args.ros_arguments, stop, threads=3)
+    return run(nodes, args.ros_arguments, stop)

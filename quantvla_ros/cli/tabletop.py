@@ -27,4 +27,4 @@ def run(args: argparse.Namespace) -> int:
         arm = TabletopNode()
         return [arm, ExpertNode(arm)] if arm.get_parameter('expert').value else [arm]
 
-    return run(nodes, args.ros_arguments, stop, threads=1)
+    return run(nodes, args.ros_arguments, stop)

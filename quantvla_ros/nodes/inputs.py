@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
@@ -89,7 +88,6 @@ class Inputs:
         contract: which topics.
         buffer: takes every message.
         joints: takes joint states as well.
-        group: callback group of the subscriptions.
         now: the node's clock, ns.
         heard: called after a camera picture or a command was stored.
     """
@@ -100,11 +98,10 @@ class Inputs:
         contract: Contract,
         buffer: ObservationBuffer,
         joints: MeasuredJoints,
-        group: CallbackGroup,
         now: Callable[[], int],
         heard: Callable[[], None],
     ) -> None:
-        self._node, self._group, self._now, self._heard = node, group, now, heard
+        self._node, self._now, self._heard = node, now, heard
         self._buffer, self._joints = buffer, joints
         self._subscriptions: list[Any] = []
         self.all: list[Input] = []
@@ -124,7 +121,7 @@ class Inputs:
         # change nothing.
         self._subscriptions.append(
             node.create_subscription(
-                message_class(STRING), entry.topic, callback, _LATCHED, callback_group=group,
+                message_class(STRING), entry.topic, callback, _LATCHED,
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: None),
             )
         )
@@ -155,7 +152,6 @@ class Inputs:
         self._subscriptions.append(
             self._node.create_subscription(
                 message_class(entry.type), entry.topic, callback, qos,
-                callback_group=self._group,
                 event_callbacks=SubscriptionEventCallbacks(
                     incompatible_qos=incompatible, message_lost=lost
                 ),

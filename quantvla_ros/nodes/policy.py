@@ -11,14 +11,13 @@ import functools
 import gc
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock, ClockType
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
@@ -89,18 +88,16 @@ class PolicyNode(LifecycleNode):
         declare(self, POLICY_PARAMETERS)
         self._status = Status()
         self._loaded: _Loaded | None = None
-        # Callbacks of the inputs never wait for a transition or a report, nor the other way round.
-        self._input_group = MutuallyExclusiveCallbackGroup()
-        self._report_group = MutuallyExclusiveCallbackGroup()
         self._status_publisher = self.create_publisher(PolicyStatus, '~/status', STATUS_QOS)
         self._diagnostics_publisher = self.create_publisher(
             DiagnosticArray, '/diagnostics', COMMAND_QOS
         )
-        # Of a steady clock: with use_sim_time and no /clock, the node still says so.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(_REPORT, self._report, callback_group=self._report_group, clock=steady)
-        self.create_timer(_WATCH, self._watch, callback_group=self._report_group, clock=steady)
         self._publish_status()
+        # A thread of its own: it goes on while the executor loads a policy, and without /clock.
+        self._reporting = threading.Lock()  # against a cleanup in the middle of a report
+        self._watching = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name='watch', daemon=True)
+        self._watcher.start()
 
     def now(self) -> int:
         """Ns of the node's clock."""
@@ -185,6 +182,8 @@ class PolicyNode(LifecycleNode):
 
     def end_stop(self) -> None:
         """Drive the lifecycle to its end, from whatever state it is in."""
+        self._watching.set()
+        self._watcher.join()
         try:
             self.trigger_shutdown()
         except rclpy_implementation.RCLError:
@@ -206,15 +205,14 @@ class PolicyNode(LifecycleNode):
         supervisor = Supervisor(
             contract, buffer, joints, schedule, Tuning(0.3, 0.5), commands, self.now
         )
-        inputs = Inputs(
-            self, contract, buffer, joints, self._input_group, self.now, inference.wake
-        )
+        inputs = Inputs(self, contract, buffer, joints, self.now, inference.wake)
         return _Loaded(
             contract, policy, buffer, joints, schedule, inputs, commands, supervisor, inference
         )
 
     def _unload(self) -> None:
-        loaded, self._loaded = self._loaded, None
+        with self._reporting:
+            loaded, self._loaded = self._loaded, None
         if loaded is None:
             return
         loaded.inputs.close()
@@ -228,9 +226,15 @@ class PolicyNode(LifecycleNode):
             torch.cuda.empty_cache()
 
     def _watch(self) -> None:
-        loaded = self._loaded
-        if loaded is not None:
-            loaded.supervisor.watch()
+        """Look after the inputs many times a second, and report once a second."""
+        next_report = time.monotonic()
+        while not self._watching.wait(_WATCH):
+            with self._reporting:
+                if self._loaded is not None:
+                    self._loaded.supervisor.watch()
+                if time.monotonic() >= next_report:
+                    next_report += _REPORT
+                    self._report()
 
     def _changed(self, status: Status) -> None:
         """A new state or reason: say it once, in the log and on ~/status."""

@@ -64,8 +64,6 @@ def run(
     make_nodes: Callable[[], Sequence[Any]],
     ros_arguments: Sequence[str],
     stop: StopSignal,
-    *,
-    threads: int,
 ) -> int:
     """Spin nodes in one executor until `stop`; the exit status is 0 after an ordered stop.
 
@@ -73,13 +71,12 @@ def run(
         make_nodes: makes the nodes, which are `Stoppable`, once rclpy is initialised.
         ros_arguments: `--ros-args ...`.
         stop: ends it.
-        threads: of the executor.
     Raises:
         QuantVLAError: an argument or a parameter was refused.
     """
     import rclpy
     from rclpy.exceptions import ParameterException
-    from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
+    from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
     rclpy.init(args=list(ros_arguments), signal_handler_options=SignalHandlerOptions.NO)
@@ -88,7 +85,8 @@ def run(
     except ParameterException as error:
         rclpy.shutdown()
         raise QuantVLAError(f'parameters: {error}') from error
-    executor = SingleThreadedExecutor() if threads == 1 else MultiThreadedExecutor(threads)
+    # One thread: handing callbacks to a pool costs more than they do (docs/node.md).
+    executor = SingleThreadedExecutor()
     for node in nodes:
         executor.add_node(node)
     failure: list[Exception] = []
