@@ -250,6 +250,14 @@ def test_a_bag_loop_starts_anew_and_keeps_the_command(bench):
     assert bench.buffer.dropped()['front', Reason.TIME_JUMP] == 1
 
 
+def test_what_was_before_a_jump_of_the_clock_is_gone_and_not_from_the_future(bench):
+    bench.now += 20_000 * MS
+    bench.send_all()
+    bench.now = T
+    assert bench.observe().reasons == {Reason.MISSING}
+    assert bench.buffer.dropped()['front', Reason.TIME_JUMP] == 1
+
+
 def test_a_message_of_the_new_pass_may_come_before_the_clock_steps_back(bench):
     bench.now += 20_000 * MS
     bench.send_all()

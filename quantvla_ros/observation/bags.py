@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 import logging
-import re
 import struct
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -307,13 +306,11 @@ class Bag:
         return promised
 
     def _listed_files(self) -> tuple[list[Path], dict[str, int]]:
-        """Storage files of the folder in order, and messages per topic, from metadata.yaml."""
-        present = sorted(
-            (path for path in self.path.iterdir()
-             if path.suffix in _STORAGE_SUFFIXES
-             or (path.suffix in _PACKED_SUFFIXES and Path(path.stem).suffix in _STORAGE_SUFFIXES)),
-            key=lambda path: [int(part) if part.isdigit() else part
-                              for part in re.split(r'(\d+)', path.name)],
+        """Storage files of the folder, and messages per topic, from metadata.yaml."""
+        present = sorted(  # in no order that matters: messages are merged by their times
+            path for path in self.path.iterdir()
+            if path.suffix in _STORAGE_SUFFIXES
+            or (path.suffix in _PACKED_SUFFIXES and Path(path.stem).suffix in _STORAGE_SUFFIXES)
         )
         metadata = self.path / 'metadata.yaml'
         if not metadata.exists():
@@ -339,8 +336,7 @@ class Bag:
         for path in present:
             if path not in listed:
                 self._warn(f'{path}: not listed in metadata.yaml; read all the same')
-        order = [path for path in listed if path in present]
-        return order + [path for path in present if path not in listed], promised
+        return present, promised
 
     def _open_file(self, path: Path) -> _File:
         if path.suffix in _PACKED_SUFFIXES:
