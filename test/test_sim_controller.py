@@ -107,6 +107,15 @@ def test_a_later_command_for_now_replaces_one_that_was_waiting(controller):
     assert at(controller, 3.0) == pytest.approx(-1.0)
 
 
+def test_a_command_for_now_replaces_the_running_and_the_waiting_one(controller):
+    send(controller, [4.0], [4.0])
+    send(controller, [0.5], [9.0], stamp=NOW + 2 * S)
+    assert at(controller, 0.5) == pytest.approx(0.5)
+    send(controller, [0.5], [0.0], now=NOW + 500 * MS)
+    assert at(controller, 1.0) == pytest.approx(0.0)
+    assert at(controller, 3.0) == pytest.approx(0.0)
+
+
 def test_splicing_with_velocities_keeps_the_running_velocity(controller):
     send(controller, [1.0], [1.0])
     at(controller, 0.5)

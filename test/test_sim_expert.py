@@ -114,6 +114,35 @@ def test_it_reaches_over_other_cubes_not_through_them():
                     assert z > 0.03 or np.hypot(cube.x - x, cube.y - y) > 0.03
 
 
+def test_low_and_far_from_the_target_it_rises_before_it_moves_across():
+    for seed in range(10):
+        world = Tabletop(seed)
+        cube = world.cubes[world.scene.cube(world.task.cube)]
+        yaw = -0.8 if cube.y > 0.0 else 0.8
+        x, y = 0.3 * np.cos(yaw), 0.3 * np.sin(yaw)
+        world.set_joints((*kinematics.solve(x, y, 0.012), 1.0))
+        for _ in range(60):
+            world.step(expert_action(world, world.task))
+            moved = np.hypot(world.tip[0] - x, world.tip[1] - y)
+            near = np.hypot(world.tip[0] - cube.x, world.tip[1] - cube.y) < 0.03
+            assert moved < 0.02 or near or world.held is not None or world.tip[2] > 0.03
+
+
+def test_it_comes_down_around_a_cube_with_open_fingers_only():
+    for seed in range(10):
+        world = Tabletop(seed)
+        cube = world.cubes[0]
+        task = Task(TaskKind.PICK, world.scene.cubes[0].colour)
+        world.set_joints((*kinematics.solve(cube.x, cube.y, 0.06), 0.0))
+        grasped = False
+        for _ in range(60):
+            world.step(expert_action(world, task))
+            grasped = grasped or world.held == 0
+            if not grasped and world.tip[2] < cube.z + 0.014:
+                assert world.joints[4] > 0.5
+        assert grasped
+
+
 def test_a_wrong_cube_in_the_hand_is_put_down_beside_everything_else():
     world = Tabletop(4)
     task = Task(TaskKind.REACH, world.scene.cubes[0].colour)

@@ -7,6 +7,7 @@ import pytest
 from quantvla_ros.sim.tabletop import Tabletop, kinematics
 from quantvla_ros.sim.tabletop.expert import expert_action
 from quantvla_ros.sim.tabletop.render import overhead_camera, wrist_camera
+from quantvla_ros.sim.tabletop.scene import Look, Scene
 
 
 def test_pictures_are_rgb_bytes_of_the_size_asked_for_and_repeat_exactly():
@@ -89,6 +90,46 @@ def test_the_arm_rarely_hides_the_target_from_the_overhead_camera_while_it_appro
             hidden += colour.max() - colour.min() < 30
             looked += 1
     assert hidden / looked < 0.12
+
+
+def test_cameras_do_not_mirror_and_left_and_right_are_where_they_say():
+    joints = (*kinematics.solve(0.25, 0.0, 0.10), 1.0)
+    overhead, wrist = overhead_camera(), wrist_camera(joints)
+    for camera in (overhead, wrist):
+        assert camera.rotation @ camera.rotation.T == pytest.approx(np.eye(3), abs=1e-9)
+        assert np.linalg.det(camera.rotation) == pytest.approx(1.0)
+    left, middle, far = (0.25, 0.05, 0.0), (0.25, 0.0, 0.0), (0.30, 0.0, 0.0)
+    pixel = {name: [camera.project(np.array(p))[0] for p in (left, middle, far)]
+             for name, camera in (('overhead', overhead), ('wrist', wrist))}
+    assert pixel['wrist'][0][0] < pixel['wrist'][1][0]  # the arm's own view
+    assert pixel['wrist'][2][1] < pixel['wrist'][1][1]
+    assert pixel['overhead'][0][0] > pixel['overhead'][1][0]  # seen from opposite the arm
+    assert pixel['overhead'][2][1] > pixel['overhead'][1][1]
+
+
+def empty_table(light) -> Tabletop:
+    world = Tabletop()
+    world.reset(Scene((), (), (*kinematics.solve(0.25, 0.0, 0.10), 1.0), Look(light=light)),
+                world.task)
+    return world
+
+
+def test_the_hand_casts_a_shadow_on_the_side_away_from_the_light():
+    shades = []
+    for side in (-0.42, 0.42):
+        world = empty_table((0.0, side, 1.0))
+        palm = 0.10 + 0.054
+        shades.append(colour_at(world, 'overhead', (0.25, 0.42 * palm, 0.0)).sum())
+    assert shades[0] < 0.8 * shades[1]
+
+
+def test_a_table_that_reaches_behind_the_camera_still_fills_the_foreground():
+    world = empty_table((0.0, 0.3, 1.0))
+    shoulder, elbow, _ = kinematics.solve_planar(0.25, 0.10)
+    world.set_joints((0.0, shoulder, elbow, -0.45 - shoulder - elbow, 1.0))  # nearly level
+    picture = world.render()['wrist'].astype(int)
+    ahead, below = picture[5, 5], picture[-5, 5]
+    assert ahead[2] > ahead[0] and below[0] > below[2]  # blueish floor far off, wood below
 
 
 @pytest.mark.parametrize('seed', range(3))

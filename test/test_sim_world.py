@@ -224,6 +224,16 @@ def test_a_copy_lives_its_own_life():
     assert twin.succeeded(PICK_RED) and not world.succeeded(PICK_RED)
     assert world.held is None and world.cubes[0].z == HALF
     assert world.joints[4] == pytest.approx(1.0)
+    world.copy().hold('blue')
+    assert world.held is None and world.joints[4] == pytest.approx(1.0)
+
+
+def test_closing_fingers_push_a_cube_only_as_far_as_they_have_come():
+    world = table()
+    go(world, 0.25, 0.010, 0.014, 1.0)
+    go(world, 0.25, 0.010, 0.014, 0.6)  # 3.5 mm of room on either side of the cube
+    assert world.held is None
+    assert world.cubes[0].y == pytest.approx(world.tip[1] - 0.0035, abs=5e-4)
 
 
 def test_the_same_seed_gives_the_same_world_and_advance_adds_up_to_step():

@@ -240,7 +240,7 @@ class Renderer:
         cv2.multiply(image, self._mask, dst=image, scale=1 / 255)
 
     def _draw_table(self, camera: Camera) -> np.ndarray:
-        """The table's planks, the arm's foot and the trays."""
+        """What never moves: the table's planks and the trays."""
         image = self._blank.copy()
         self._draw_quads(image, camera, *self._planks)
         quads, normals, colours = self._trays
@@ -326,4 +326,4 @@ def _tray_faces(scene: Scene, colours: Sequence[np.ndarray], light: np.ndarray,
             normals.append(np.array(normal, float) @ turn)
             lit = _AMBIENT + _DIFFUSE * max(0.0, float(normals[-1] @ light))
             shaded.append(np.clip(colour * brightness * lit * tone, 0, 255).tolist())
-    return np.array(quads), np.array(normals), shaded
+    return np.reshape(quads, (-1, 4, 3)), np.reshape(normals, (-1, 3)), shaded
