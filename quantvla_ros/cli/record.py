@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantvla_ros.cli.processes import Child
-from quantvla_ros.cli.progress import Progress
+from quantvla_ros.cli.steps import Steps
 from quantvla_ros.errors import BagError, QuantVLAError
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def record(
     if out.exists():
         raise BagError(f'{out}: expected a new folder for the bag, found one that exists')
     out.parent.mkdir(parents=True, exist_ok=True)
-    progress = Progress('record')
-    progress.show('starting the simulated arm')
+    steps = Steps('record')
+    steps.show('starting the simulated arm')
     contract = load_contract(share('config/contracts/tabletop.yaml'))
     # Beside the target, so that the finished bag only has to be renamed.
     with tempfile.TemporaryDirectory(prefix='.recording-', dir=out.parent) as folder:
@@ -90,17 +90,17 @@ def record(
                 with Recorder(
                     operator.node, bag, contract_topics(contract), now=operator.now
                 ) as recorder:
-                    _episodes(operator, episodes, seed, stop, progress)
+                    _episodes(operator, episodes, seed, stop, steps)
         finally:
             arm.end()
             rclpy.shutdown()
         shutil.move(bag, out)
-    progress.done(f'{episodes} episodes, {sum(recorder.counts.values())} messages in {out}')
+    steps.done(f'{episodes} episodes, {sum(recorder.counts.values())} messages in {out}')
     return dict(recorder.counts)
 
 
 def _episodes(
-    operator: Operator, episodes: int, seed: int, stop: StopSignal, progress: Progress
+    operator: Operator, episodes: int, seed: int, stop: StopSignal, steps: Steps
 ) -> None:
     """Kinds of task take turns; each episode has a scene of its own."""
     import numpy as np
@@ -114,7 +114,7 @@ def _episodes(
         task = sample_task(world.scene, rng, kinds[index % len(kinds)])
         operator.reset(seed + index)
         stop.wait(_SETTLE)
-        progress.show(f'episode {index + 1} of {episodes}: {task.instruction}')
+        steps.show(f'episode {index + 1} of {episodes}: {task.instruction}')
         operator.command(task.instruction)
         event = operator.wait_for('done', _EPISODE)
         if event is None:
