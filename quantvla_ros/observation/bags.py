@@ -23,12 +23,9 @@ from typing import Any, NamedTuple, Protocol
 
 import apsw
 import yaml
-from rosbags.interfaces import Connection, MessageDefinition, MessageDefinitionFormat
+from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
-from rosbags.typesys.base import TypesysError
-from rosbags.typesys.store import Typestore
 
 from quantvla_ros.errors import BagError
 from quantvla_ros.observation.damaged import (
@@ -41,6 +38,7 @@ from quantvla_ros.observation.damaged import (
     unpack_file,
     zstd,
 )
+from quantvla_ros.observation.definitions import message_types
 
 LARGEST_MESSAGE = 1 << 28  # bytes; a zstd message that unpacks to more is taken as damaged
 
@@ -184,7 +182,10 @@ class Bag:
             if found < count:
                 self._warn(f'{self.path}: metadata.yaml lists {count} messages of {topic}, '
                            f'the files hold {found}')
-        self._typestore, self._unknown = self._types()
+        connections = [c for file in self._files for c in file.connections]
+        self._typestore, self._unknown, faults = message_types(connections)
+        for fault in faults:
+            self._warn(f'{self.path}: {fault}')
 
     def __enter__(self) -> Bag:
         return self
@@ -377,24 +378,6 @@ class Bag:
             topics[connection.topic] = Topic(known.type, known.count + connection.msgcount)
         return topics
 
-    def _types(self) -> tuple[Typestore, set[str]]:
-        """A store of all types that the bag defines or ROS 2 has, and the types of neither."""
-        connections = [c for file in self._files for c in file.connections]
-        types: dict[str, Any] = {}
-        for definition, name in {(c.msgdef, c.msgtype) for c in connections}:
-            try:
-                types |= _parse(definition, name)
-            except (TypesysError, ValueError, KeyError, IndexError) as error:
-                self._warn(f'{self.path}: the definition of {name} cannot be read '
-                           f'({_one_line(error)})')
-        # The bag's own definitions are the truth about its bytes; ROS 2's fill the gaps.
-        needed = {c.msgtype for c in connections}
-        if not needed <= set(types):
-            types = {**get_typestore(Stores.LATEST).fielddefs, **types}
-        store = get_typestore(Stores.EMPTY)
-        store.register(types)
-        return store, needed - set(store.fielddefs)
-
     def _warn(self, text: str) -> None:
         if text not in self._warnings:
             self._warnings.append(text)
@@ -416,21 +399,6 @@ def bag_hash(path: str | Path) -> str:
                 digest.update(block)
         total.update(digest.digest())
     return total.hexdigest()
-
-
-def _parse(definition: MessageDefinition, name: str) -> dict[str, Any]:
-    """Types of a definition that is embedded in a bag."""
-    if definition.format == MessageDefinitionFormat.NONE:
-        return {}
-    if definition.format == MessageDefinitionFormat.MSG:
-        return dict(get_types_from_msg(definition.data, name))
-    rule = '=' * 80 + '\n'
-    if not definition.data.startswith(f'{rule}IDL: '):
-        return dict(get_types_from_idl(definition.data))
-    types: dict[str, Any] = {}
-    for part in definition.data.split(rule)[1:]:
-        types |= get_types_from_idl(part.partition('\n')[2])
-    return types
 
 
 def _one_line(error: BaseException) -> str:
