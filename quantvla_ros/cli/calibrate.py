@@ -12,13 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from quantvla_ros.cli.fit import check_fit
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.contract.types import Contract
-from quantvla_ros.errors import CalibrationError, ContractError
+from quantvla_ros.errors import CalibrationError
 from quantvla_ros.observation.types import Observation
 
 if TYPE_CHECKING:
-    from quantvla_ros.models.processor import Processor
     from quantvla_ros.quantization.calibrate import Calibration
     from quantvla_ros.quantization.manifest import Manifest
     from quantvla_ros.quantization.recipe import Recipe
@@ -79,7 +79,14 @@ def _run(args: argparse.Namespace) -> int:
     contract = load_contract(args.contract)
     config = read_config(args.checkpoint)
     processor = Processor.from_directory(args.checkpoint, config)
-    _check_fit(args.checkpoint, contract, processor, config)
+    check_fit(
+        args.checkpoint,
+        contract,
+        slots=processor.slots,
+        state_size=processor.state.size,
+        action_names=config.get('action_feature_names') or None,
+        action_size=processor.action.size,
+    )
     with ProgressLine((READING, *STAGES)) as progress:
         data = read_frames(args, contract, recipe, processor.slots, progress)
         model = load_model(args.checkpoint, device)
@@ -127,25 +134,6 @@ def _with_samples(recipe: Recipe, samples: int | None) -> Recipe:
     return dataclasses.replace(
         recipe, sampling=dataclasses.replace(recipe.sampling, samples=samples)
     )
-
-
-def _check_fit(
-    checkpoint: Path, contract: Contract, processor: Processor, config: Mapping[str, Any]
-) -> None:
-    from quantvla_ros.contract.match import differences
-
-    lines = differences(
-        contract,
-        slots=processor.slots,
-        state_size=processor.state.size,
-        action_names=config.get('action_feature_names') or None,
-        action_size=processor.action.size,
-    )
-    if lines:
-        raise ContractError(
-            f'the checkpoint {checkpoint} does not fit the contract {contract.source}:\n'
-            + '\n'.join(f'  - {line}' for line in lines)
-        )
 
 
 @dataclasses.dataclass(frozen=True)
