@@ -6,7 +6,7 @@ import pytest
 
 from quantvla_ros.sim.tabletop import Tabletop, kinematics
 from quantvla_ros.sim.tabletop.expert import expert_action
-from quantvla_ros.sim.tabletop.render import overhead_camera, wrist_camera
+from quantvla_ros.sim.tabletop.render import Renderer, overhead_camera, wrist_camera
 from quantvla_ros.sim.tabletop.scene import Look, Scene
 
 
@@ -123,13 +123,27 @@ def test_the_hand_casts_a_shadow_on_the_side_away_from_the_light():
     assert shades[0] < 0.8 * shades[1]
 
 
-def test_a_table_that_reaches_behind_the_camera_still_fills_the_foreground():
+@pytest.mark.parametrize('elevation, yaw', [(-1.57, 0.0), (-0.9, 0.7), (-0.45, -1.2), (-0.1, 0.3)])
+def test_the_table_is_drawn_as_rays_would_find_it_even_where_it_reaches_behind_the_camera(
+        elevation, yaw):
     world = empty_table((0.0, 0.3, 1.0))
+    renderer = Renderer(world.scene)
     shoulder, elbow, _ = kinematics.solve_planar(0.25, 0.10)
-    world.set_joints((0.0, shoulder, elbow, -0.45 - shoulder - elbow, 1.0))  # nearly level
-    picture = world.render()['wrist'].astype(int)
-    ahead, below = picture[5, 5], picture[-5, 5]
-    assert ahead[2] > ahead[0] and below[0] > below[2]  # blueish floor far off, wood below
+    camera = wrist_camera((yaw, shoulder, elbow, elevation - shoulder - elbow, 1.0))
+    rows, columns = np.mgrid[0:224, 0:224]
+    across, down = ((at - camera.centre) / camera.focal for at in (columns, rows))
+    rays = np.stack([across, down, np.ones((224, 224))], -1) @ camera.rotation
+    with np.errstate(divide='ignore', invalid='ignore'):
+        far = -camera.position[2] / rays[..., 2]
+        x, y = (camera.position[i] + far * rays[..., i] for i in (0, 1))
+    quads, colours = renderer._planks
+    expected = np.full((224, 224, 3), renderer._blank[0, 0], float)
+    for quad, colour in zip(quads, colours, strict=True):
+        (x0, y0), (x1, y1) = quad[:, :2].min(0), quad[:, :2].max(0)
+        expected[(far > 0) & (x >= x0) & (x < x1) & (y >= y0) & (y < y1)] = colour
+    wrong = (np.abs(renderer._draw_table(camera) - expected) > 3).any(-1)
+    assert wrong.mean() < 0.02
+    assert len(np.unique(expected.reshape(-1, 3), axis=0)) > 2
 
 
 @pytest.mark.parametrize('seed', range(3))
