@@ -7,37 +7,65 @@ children one after the other.
 """
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from quantvla_ros.errors import QuantVLAError
+from quantvla_ros.nodes.process import Interrupted, StopSignal
 
 _ORDERLY = 15.0  # s for a process to end after SIGINT
+_POLL = 0.1  # s
 _LOG_LINES = 15
 
 
+def ros_parameters(parameters: Mapping[str, object]) -> list[str]:
+    """`--ros-args -p name:=value ...`."""
+    arguments = ['--ros-args']
+    for name, value in parameters.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        arguments += ['-p', f'{name}:={text}']
+    return arguments
+
+
 class Child:
-    """`python -m quantvla_ros COMMAND` with ROS parameters, its output in a file.
+    """`python -m quantvla_ros COMMAND ARGUMENTS` as a process.
 
     Args:
         command: name of the command.
-        parameters: ROS parameters.
-        log: takes stdout and stderr.
+        arguments: of the command.
+        log: takes stdout and stderr; None leaves stderr where it is, for progress.
     """
 
-    def __init__(self, command: str, parameters: Mapping[str, object], log: Path) -> None:
+    def __init__(self, command: str, arguments: Sequence[str], log: Path | None) -> None:
         self.command, self._log = command, log
-        arguments = [sys.executable, '-m', 'quantvla_ros', command, '--ros-args']
-        for name, value in parameters.items():
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            arguments += ['-p', f'{name}:={text}']
+        call = [sys.executable, '-m', 'quantvla_ros', command, *arguments]
+        if log is None:
+            self._process = subprocess.Popen(
+                call, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+            )
+            return
         with log.open('wb') as output:
             self._process = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                call, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def finish(self, stop: StopSignal) -> None:
+        """Wait until it has done its work.
+
+        Raises:
+            QuantVLAError: it failed.
+            Interrupted: the user asked to stop; it has been ended.
+        """
+        while self._process.poll() is None:
+            if stop.wait(_POLL):
+                self.end()
+                raise Interrupted
+        if self._process.returncode:
+            raise QuantVLAError(f'{self.command} ended with status {self._process.returncode}')
 
     def check(self) -> None:
         """Raise where the process has ended by itself, with the end of its output."""
@@ -47,13 +75,15 @@ class Child:
 
     def tail(self) -> str:
         """The last lines of its output."""
+        if self._log is None:
+            return ''
         lines = self._log.read_text(encoding='utf-8', errors='replace').splitlines()
         return '\n'.join(f'  {line}' for line in lines[-_LOG_LINES:])
 
     def end(self) -> int:
         """End it in order; returns its exit status. A process that does not end is killed."""
         if self._process.poll() is None:
-            self._process.send_signal(2)  # SIGINT, as a user would
+            self._process.send_signal(signal.SIGINT)
             try:
                 self._process.wait(_ORDERLY)
             except subprocess.TimeoutExpired:

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantvla_ros.cli.processes import Child
+from quantvla_ros.cli.processes import Child, ros_parameters
 from quantvla_ros.cli.steps import Steps
 from quantvla_ros.errors import BagError, QuantVLAError
 
@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Start the arm with its expert, record, end everything in order."""
-    from quantvla_ros.nodes.operator import Interrupted
-    from quantvla_ros.nodes.process import StopSignal
+    from quantvla_ros.nodes.process import Interrupted, StopSignal
 
     if args.episodes < 1:
         raise QuantVLAError(f'--episodes: expected at least 1, found {args.episodes}')
@@ -82,18 +81,26 @@ def record(
     # Beside the target, so that the finished bag only has to be renamed.
     with tempfile.TemporaryDirectory(prefix='.recording-', dir=out.parent) as folder:
         bag = Path(folder) / out.name
-        arm = Child('tabletop', {'expert': True, 'seed': seed}, Path(folder) / 'tabletop.log')
+        arm: Child | None = None
         rclpy.init(args=ros_arguments, signal_handler_options=SignalHandlerOptions.NO)
         try:
-            with Operator(stop, arm.check) as operator:
+            with Operator(stop) as operator:
+                operator.refuse_company()
+                arm = Child(
+                    'tabletop', ros_parameters({'expert': True, 'seed': seed}),
+                    Path(folder) / 'tabletop.log',
+                )
+                operator.watched.append(arm.check)
                 operator.reset(seed)
                 with Recorder(
                     operator.node, bag, contract_topics(contract), now=operator.now
                 ) as recorder:
                     _episodes(operator, episodes, seed, stop, steps)
         finally:
-            arm.end()
+            if arm is not None:
+                arm.end()
             rclpy.shutdown()
+            steps.close()
         shutil.move(bag, out)
     steps.done(f'{episodes} episodes, {sum(recorder.counts.values())} messages in {out}')
     return dict(recorder.counts)

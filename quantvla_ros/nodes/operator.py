@@ -27,7 +27,7 @@ from std_srvs.srv import Trigger
 from quantvla_ros.errors import QuantVLAError
 from quantvla_ros.msg import ActionChunk, PolicyStatus
 from quantvla_ros.nodes.outputs import COMMAND_QOS, STATUS_QOS
-from quantvla_ros.nodes.process import StopSignal
+from quantvla_ros.nodes.process import Interrupted, StopSignal
 from quantvla_ros.nodes.tabletop import EVENT_QOS
 
 _COMMAND = QoSProfile(
@@ -36,6 +36,7 @@ _COMMAND = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
 )
+_DISCOVERY = 1.0  # s for other processes to be seen
 _POLL = 0.05  # s between two looks at the stop signal while waiting
 
 
@@ -48,24 +49,25 @@ class Event:
     seconds: float  # since the command
 
 
-class Interrupted(Exception):
-    """The user asked to stop."""
-
-
 class Operator:
     """Commands and waits; a context manager.
 
     Args:
         stop: ends every wait with `Interrupted`.
-        alive: raises where a process that is waited for has ended.
+
+    Attributes:
+        watched: called while waiting; each raises where a process that is needed has ended.
+        status: the policy node's newest status.
+        chunks: all chunks, each with the time of its arrival in ns.
     """
 
-    def __init__(self, stop: StopSignal, alive: Callable[[], None]) -> None:
-        self._stop, self._alive = stop, alive
+    def __init__(self, stop: StopSignal) -> None:
+        self._stop = stop
+        self.watched: list[Callable[[], None]] = []
         self.node = Node('operator')
         self._events: queue.Queue[Event] = queue.Queue()
         self.status: PolicyStatus | None = None
-        self.chunks: list[ActionChunk] = []
+        self.chunks: list[tuple[int, ActionChunk]] = []
         self._instruction = self.node.create_publisher(String, 'instruction', _COMMAND)
         self.node.create_subscription(
             DiagnosticStatus, 'tabletop/events', self._on_event, EVENT_QOS
@@ -106,6 +108,23 @@ class Operator:
         request = ChangeState.Request()
         request.transition.id = transition_id
         return bool(self.call(ChangeState, 'policy/change_state', request, timeout=600.0).success)
+
+    def refuse_company(self) -> None:
+        """Make sure that the arm's topics are free in this ROS domain.
+
+        Raises:
+            QuantVLAError: somebody uses them, perhaps a real arm.
+        """
+        self._stop.wait(_DISCOVERY)
+        for topic in ('arm_controller/joint_trajectory', 'joint_states', 'policy/status'):
+            name = self.node.resolve_topic_name(topic)
+            if self.node.count_publishers(topic) or self.node.count_subscribers(topic) > (
+                topic == 'policy/status'  # our own
+            ):
+                raise QuantVLAError(
+                    f'{name}: expected a ROS domain without an arm, found one that uses this '
+                    'topic; choose a free domain: ROS_DOMAIN_ID=42'
+                )
 
     def command(self, instruction: str) -> None:
         """Say what to do. Events of earlier commands are forgotten."""
@@ -165,7 +184,8 @@ class Operator:
     def _check(self) -> None:
         if self._stop.is_set():
             raise Interrupted
-        self._alive()
+        for check in self.watched:
+            check()
 
     def _spin(self) -> None:
         while not self._closing.is_set():
@@ -179,4 +199,4 @@ class Operator:
         self.status = message
 
     def _on_chunk(self, message: ActionChunk) -> None:
-        self.chunks.append(message)
+        self.chunks.append((self.now(), message))

@@ -19,6 +19,10 @@ from quantvla_ros.errors import QuantVLAError
 _CYCLE = 0.2  # s between two looks at the stop signal where no callback is due
 
 
+class Interrupted(Exception):
+    """The user asked to stop a command that was waiting for something."""
+
+
 class StopSignal:
     """Set by SIGINT or SIGTERM. Make it before anything slow is imported, in the main thread."""
 
