@@ -150,7 +150,7 @@ def _evaluation(
             'largest': np.abs(apart).max(axis=0).tolist(),
             # against how much the second policy's actions vary: 0 is equal
             'relative': float(
-                np.linalg.norm(apart) / max(np.linalg.norm(size - size.mean(axis=0)), 1e-12)
+                np.linalg.norm(apart) / max(float(np.linalg.norm(size - size.mean(axis=0))), 1e-12)
             ),
         }
     return Evaluation(_table(names, units, columns, samples, content['open_loop']), content)

@@ -9,6 +9,7 @@ asks this very CPU for the worst case before the backend is offered. `blocked` s
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from torch import Tensor
@@ -44,14 +45,15 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Quantize each row by its own largest magnitude: [M, K] -> [M, K] int8, [M] float32."""
     x = x.float()
     # One pass without a temporary of |x|; the maximum norm of an empty row is zero.
-    largest = torch.linalg.vector_norm(x, float('inf'), dim=-1)
-    finite = torch.isfinite(largest)
-    bounded = torch.where(finite, largest.clamp_min(SMALLEST), 1.0)
-    q = torch.mul(x, (LARGEST / bounded)[:, None]).round_()
-    if not bool(finite.all()):
-        q[~finite] = 0.0  # NaN to int8 is undefined
-    scale = torch.where(finite, bounded / LARGEST, torch.nan)
-    return q.to(torch.int8), scale
+    largest = torch.linalg.vector_norm(x, float('inf'), dim=-1, keepdim=True)
+    # Few small operations: on a small layer they cost more than the product.
+    scale = largest.clamp_min(SMALLEST).div_(LARGEST)
+    q = torch.mul(x, scale.reciprocal()).round_()
+    if not math.isfinite(largest.sum().item()):
+        broken = ~torch.isfinite(largest)  # perhaps none: the sum can overflow alone
+        q.masked_fill_(broken, 0.0)  # NaN to int8 is undefined
+        scale.masked_fill_(broken, math.nan)
+    return q.to(torch.int8), scale.squeeze(-1)
 
 
 def scaled_matmul(

@@ -35,9 +35,9 @@ def quantize_rows_kernel(
             largest = tl.maximum(largest, tl.max(magnitude, axis=0))
     finite = largest < infinity
     bounded = tl.where(finite, tl.maximum(largest, SMALLEST), 1.0)
-    # 127 / bounded rounded as IEEE asks, as on the CPU
-    inverse = tl.div_rn(tl.full([], 127.0, tl.float32), bounded)
+    # Divisions rounded as IEEE asks, as on the CPU: the same row gives the same integers.
     scale = tl.div_rn(bounded, tl.full([], 127.0, tl.float32))
+    inverse = tl.div_rn(tl.full([], 1.0, tl.float32), scale)
     tl.store(scale_ptr + row, tl.where(finite, scale, float('nan')))
     if ONE_PASS:
         q = tl.where(finite, (x * inverse + _ROUND) - _ROUND, 0.0)
