@@ -10,6 +10,8 @@ as well.
 """
 from __future__ import annotations
 
+import os
+
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
     DeclareLaunchArgument,
@@ -26,17 +28,15 @@ from launch_ros.substitutions import FindPackageShare
 
 SHARE = FindPackageShare('quantvla_ros')
 
-# Handed on to policy.launch.py.
-POLICY_ARGUMENTS = (
-    'params_file',
-    'policy',
-    'contract',
-    'device',
-    'namespace',
-    'autostart',
-    'log_level',
-    'fastdds_profile',
+# What Fast DDS reads: version 2 (up to Jazzy) knows only the older name, version 3 warns of it.
+PROFILE_VARIABLE = (
+    'FASTRTPS_DEFAULT_PROFILES_FILE'
+    if os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
+    else 'FASTDDS_DEFAULT_PROFILES_FILE'
 )
+
+# Handed on to policy.launch.py; namespace and profile are set here, for both nodes.
+POLICY_ARGUMENTS = ('params_file', 'policy', 'contract', 'device', 'autostart', 'log_level')
 
 
 def declared_arguments() -> list[DeclareLaunchArgument]:
@@ -93,7 +93,7 @@ def declared_arguments() -> list[DeclareLaunchArgument]:
         DeclareLaunchArgument(
             'fastdds_profile',
             default_value=EnvironmentVariable(
-                'FASTDDS_DEFAULT_PROFILES_FILE',
+                PROFILE_VARIABLE,
                 default_value=PathJoinSubstitution([SHARE, 'config', 'fastdds.xml']),
             ),
             description='Fast DDS profile with room for raw images, for both nodes. Empty: leave '
@@ -102,20 +102,12 @@ def declared_arguments() -> list[DeclareLaunchArgument]:
     ]
 
 
-def arm_actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The simulated arm, in its namespace and environment."""
+def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Both nodes, in one namespace and environment."""
     parameters: list = [LaunchConfiguration('tabletop_params_file')]
-    seed = LaunchConfiguration('seed').perform(context)
-    if seed:
+    seed = LaunchConfiguration('seed')
+    if seed.perform(context):
         parameters.append({'seed': ParameterValue(seed, value_type=int)})
-    actions: list[LaunchDescriptionEntity] = []
-    namespace = LaunchConfiguration('namespace').perform(context)
-    if namespace:
-        actions.append(PushRosNamespace(namespace))
-    profile = LaunchConfiguration('fastdds_profile').perform(context)
-    if profile:
-        actions.append(SetEnvironmentVariable('FASTDDS_DEFAULT_PROFILES_FILE', profile))
-        actions.append(SetEnvironmentVariable('FASTRTPS_DEFAULT_PROFILES_FILE', profile))
     arm = Node(
         package='quantvla_ros',
         executable='tabletop',
@@ -124,13 +116,24 @@ def arm_actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         ros_arguments=['--log-level', LaunchConfiguration('log_level')],
         output='screen',
     )
-    return [GroupAction([*actions, arm])]
+    policy = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, 'launch', 'policy.launch.py'])),
+        launch_arguments=[
+            *((name, LaunchConfiguration(name)) for name in POLICY_ARGUMENTS),
+            ('namespace', ''),
+            ('fastdds_profile', ''),
+        ],
+    )
+    surroundings: list[LaunchDescriptionEntity] = []
+    namespace = LaunchConfiguration('namespace').perform(context)
+    if namespace:
+        surroundings.append(PushRosNamespace(namespace))
+    profile = LaunchConfiguration('fastdds_profile').perform(context)
+    if profile:
+        surroundings.append(SetEnvironmentVariable(PROFILE_VARIABLE, profile))
+    return [GroupAction([*surroundings, arm, policy])]
 
 
 def generate_launch_description() -> LaunchDescription:
     """Entry point of `ros2 launch`."""
-    policy = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, 'launch', 'policy.launch.py'])),
-        launch_arguments=[(name, LaunchConfiguration(name)) for name in POLICY_ARGUMENTS],
-    )
-    return LaunchDescription([*declared_arguments(), OpaqueFunction(function=arm_actions), policy])
+    return LaunchDescription([*declared_arguments(), OpaqueFunction(function=nodes)])

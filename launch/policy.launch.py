@@ -8,6 +8,8 @@ them all.
 """
 from __future__ import annotations
 
+import os
+
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
     DeclareLaunchArgument,
@@ -28,6 +30,13 @@ from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
 
 SHARE = FindPackageShare('quantvla_ros')
+
+# What Fast DDS reads: version 2 (up to Jazzy) knows only the older name, version 3 warns of it.
+PROFILE_VARIABLE = (
+    'FASTRTPS_DEFAULT_PROFILES_FILE'
+    if os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
+    else 'FASTDDS_DEFAULT_PROFILES_FILE'
+)
 
 # Arguments that override a parameter of the same name, and its type.
 OVERRIDES: dict[str, type] = {
@@ -99,7 +108,7 @@ def declared_arguments() -> list[DeclareLaunchArgument]:
         DeclareLaunchArgument(
             'fastdds_profile',
             default_value=EnvironmentVariable(
-                'FASTDDS_DEFAULT_PROFILES_FILE',
+                PROFILE_VARIABLE,
                 default_value=PathJoinSubstitution([SHARE, 'config', 'fastdds.xml']),
             ),
             description='Fast DDS profile with room for raw images; the cameras need it too. '
@@ -123,9 +132,9 @@ def overrides(context: LaunchContext) -> dict[str, ParameterValue]:
     """The parameters that were given as arguments; an empty one keeps the file's value."""
     given = {}
     for name, kind in OVERRIDES.items():
-        value = LaunchConfiguration(name).perform(context)
-        if value:
-            given[name] = ParameterValue(value, value_type=kind)
+        argument = LaunchConfiguration(name)
+        if argument.perform(context):
+            given[name] = ParameterValue(argument, value_type=kind)
     return given
 
 
@@ -176,9 +185,7 @@ def node_actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         actions.append(PushRosNamespace(namespace))
     profile = LaunchConfiguration('fastdds_profile').perform(context)
     if profile:
-        # Fast DDS 3 (Kilted) reads the first, Fast DDS 2 (Humble, Jazzy) the second.
-        actions.append(SetEnvironmentVariable('FASTDDS_DEFAULT_PROFILES_FILE', profile))
-        actions.append(SetEnvironmentVariable('FASTRTPS_DEFAULT_PROFILES_FILE', profile))
+        actions.append(SetEnvironmentVariable(PROFILE_VARIABLE, profile))
     return [GroupAction([*actions, activate, policy, configure])]
 
 

@@ -33,9 +33,14 @@ _quantvla_enter() {
   else
     export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}"
   fi
-  # Fast DDS 3 (Kilted) reads the first, Fast DDS 2 (Humble, Jazzy) the second.
-  export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE:-$root/config/fastdds.xml}"
-  export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$root/config/fastdds.xml}"
+  case ${ROS_DISTRO:-} in
+    humble | iron | jazzy)  # Fast DDS 2 knows only the older name, Fast DDS 3 warns of it
+      export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$root/config/fastdds.xml}"
+      ;;
+    *)
+      export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE:-$root/config/fastdds.xml}"
+      ;;
+  esac
   case $options in *u*) set -u ;; esac
 }
 
