@@ -114,17 +114,29 @@ class Inputs:
             entry = Input(part.name, part.topic, part.type, True)
             self._subscribe(entry, _STATE, self._state_callback(entry))
         entry = Input(LANGUAGE_STREAM, contract.language.topic, STRING, False)
-        callback = self._language_callback(entry)
-        self._subscribe(entry, _COMMAND, callback)
-        # A latched command from before this node came is only given to a transient-local reader,
-        # which in turn hears no volatile publisher: so there are two, and the same words twice
-        # change nothing.
-        self._subscriptions.append(
-            node.create_subscription(
-                message_class(STRING), entry.topic, callback, _LATCHED,
+        self._subscribe(entry, _COMMAND, self._language_callback(entry))
+        self._language = entry
+        self._latched: Any = None
+
+    def hear_latched(self) -> None:
+        """Take a command that was latched before this node came. To be called now and then.
+
+        Only a transient-local reader is given it, and such a reader cannot hear a volatile
+        publisher, which would be told so; hence one only where somebody latches. Its words come
+        twice then, which changes nothing.
+        """
+        if self._latched is not None:
+            return
+        publishers = self._node.get_publishers_info_by_topic(
+            self._node.resolve_topic_name(self._language.topic)
+        )
+        if any(p.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in publishers):
+            self._latched = self._node.create_subscription(
+                message_class(STRING), self._language.topic,
+                self._language_callback(self._language), _LATCHED,
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: None),
             )
-        )
+            self._subscriptions.append(self._latched)
 
     def close(self) -> None:
         """Destroy the subscriptions."""
@@ -134,7 +146,8 @@ class Inputs:
 
     def publishers(self, entry: Input) -> int:
         """How many publishers there are on the topic of an input."""
-        return self._node.count_publishers(entry.topic)
+        # Resolved by us: the graph is asked without remappings.
+        return self._node.count_publishers(self._node.resolve_topic_name(entry.topic))
 
     def _subscribe(self, entry: Input, qos: QoSProfile, callback: Callable[[Any], None]) -> None:
         logger = self._node.get_logger()

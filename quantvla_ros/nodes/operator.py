@@ -118,7 +118,7 @@ class Operator:
         self._stop.wait(_DISCOVERY)
         for topic in ('arm_controller/joint_trajectory', 'joint_states', 'policy/status'):
             name = self.node.resolve_topic_name(topic)
-            if self.node.count_publishers(topic) or self.node.count_subscribers(topic) > (
+            if self.node.count_publishers(name) or self.node.count_subscribers(name) > (
                 topic == 'policy/status'  # our own
             ):
                 raise QuantVLAError(

@@ -105,7 +105,8 @@ class Commands:
 
     def rivals(self) -> int:
         """Other publishers of the same commands."""
-        return max(0, self._node.count_publishers(self._contract.action.topic) - 1)
+        topic = self._node.resolve_topic_name(self._contract.action.topic)
+        return max(0, self._node.count_publishers(topic) - 1)
 
     def close(self) -> None:
         """Destroy the publishers."""

@@ -280,6 +280,7 @@ class PolicyNode(LifecycleNode):
         if loaded is None:
             statuses = [diagnostics.state_status(name, '', status, {}, None, None)]
         else:
+            loaded.inputs.hear_latched()
             contract, info = loaded.contract, loaded.policy.info
             statuses = [
                 diagnostics.state_status(

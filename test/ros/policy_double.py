@@ -1,0 +1,65 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The policy node with a double in place of a network: what it does is said by the command."""
+from __future__ import annotations
+
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+
+from quantvla_ros.nodes.process import StopSignal, run
+
+ROWS = 16
+
+
+class Double:
+    """Moves as it is told in words."""
+
+    info = SimpleNamespace(
+        artifact_id='double', precision='none', slots=('observation.images.eye',), state_size=2,
+        action_size=2, chunk_size=ROWS, execute_steps=4, weight_bytes=0, float_bytes=0,
+        state_names=('a', 'b'), action_names=('a', 'b'), control_period=0.05,
+    )
+
+    def warm_up(self) -> None:
+        pass
+
+    def infer(self, observation, *, seed=None) -> np.ndarray:
+        rows = np.tile(observation.state, (ROWS, 1))
+        word = observation.instruction
+        if word == 'nan':
+            rows[7, 1] = np.nan
+        elif word == 'beyond':
+            rows[:, 0] = 1.01
+        elif word == 'fast':
+            rows[5:, 0] += 0.2
+        elif word == 'jump':
+            rows += 0.5
+        elif word == 'move':
+            rows[:, 0] += 0.01 * np.arange(1, ROWS + 1)
+        elif word == 'slow':
+            time.sleep(1.5)
+        elif word == 'raise':
+            raise RuntimeError('the double raises')
+        return rows
+
+
+def load_double(path: str, **options: object) -> Double:
+    if path == 'slow to load':
+        sys.stderr.write('loading\n')
+        sys.stderr.flush()
+        time.sleep(60.0)
+    return Double()
+
+
+if __name__ == '__main__':
+    stop = StopSignal()
+
+    def nodes() -> list[object]:
+        from quantvla_ros.nodes.policy import PolicyNode
+
+        return [PolicyNode(load_policy=load_double)]
+
+    sys.exit(run(nodes, sys.argv[1:], stop))
