@@ -162,3 +162,31 @@ def test_time_from_nowhere_is_said(world, policy):
     world.camera_on = world.joints_on = True
     assert world.transition(ACTIVATE)
     world.until_state(PolicyStatus.WAITING, 'nothing publishes /clock')
+
+
+def test_two_nodes_live_side_by_side_in_namespaces_with_remapped_topics(world, start):
+    """Nothing but /diagnostics has an absolute name."""
+    from conftest import CONTRACT, HERE, Process
+
+    process: Process = start(
+        str(HERE / 'policy_double.py'), '--ros-args', '-r', '__ns:=/left', '-r',
+        'eye/image_raw:=/shared/eye', '-p', 'policy:=double', '-p', f'contract:={CONTRACT}',
+    )
+    from lifecycle_msgs.srv import ChangeState
+    from sensor_msgs.msg import Image
+
+    request = ChangeState.Request()
+    request.transition.id = CONFIGURE
+    assert world.call(ChangeState, '/left/policy/change_state', request).success, process.output
+    camera = world.node.create_publisher(Image, '/shared/eye', 1)
+    world.until(
+        lambda: 'policy: input eye' in world.diagnostics
+        and any(
+            (value.key, value.value) == ('publishers', '1')
+            for value in world.diagnostics['policy: input eye'].values
+        ),
+        'the remapped camera to be found',
+    )
+    topics = {name for name, _ in world.node.get_topic_names_and_types()}
+    assert {'/left/joint_states', '/left/commands', '/left/policy/action_chunk'} <= topics
+    world.node.destroy_publisher(camera)
