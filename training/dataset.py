@@ -8,6 +8,7 @@ device. Prompts are tokenized by the very code that runs on the robot.
 from __future__ import annotations
 
 import multiprocessing as mp
+import queue
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from quantvla_ros.sim.tabletop.episodes import record_episode
 
 from quantvla_ros.models.checkpoint import read_config
 from quantvla_ros.models.processor import Processor
 from quantvla_ros.observation.types import Observation
+from quantvla_ros.sim.tabletop.episodes import record_episode
 
 CAMERAS = ('overhead', 'wrist')
 MAX_TOKENS = 40
@@ -33,12 +34,14 @@ class Layout:
         capacity: frames.
         image: side of the stored pictures.
         horizon: rows of an action chunk.
+        every: keep each n-th control period; neighbours tell little new.
     """
 
     capacity: int
     image: int
     horizon: int
     joints: int = 5
+    every: int = 2
 
     def fields(self) -> dict[str, tuple[tuple[int, ...], type]]:
         """Shape behind the frame axis and dtype, by name."""
@@ -47,7 +50,7 @@ class Layout:
             'overhead': (picture, np.uint8),
             'wrist': (picture, np.uint8),
             'tokens': ((MAX_TOKENS,), np.int16),  # 0 is padding
-            'chunk': ((self.horizon, self.joints), np.float32),
+            'actions': ((self.horizon, self.joints), np.float32),
         }
 
 
@@ -71,7 +74,7 @@ def _work(
         with next_seed.get_lock():
             seed = next_seed.value
             next_seed.value += 1
-        episode = record_episode(seed, layout.horizon, image_size=layout.image)
+        episode = record_episode(seed, layout.horizon, every=layout.every, halve=True)
         count = len(episode['joints'])
         tokens = np.zeros((count, MAX_TOKENS), np.int16)
         for row, (joints, words) in enumerate(
@@ -86,7 +89,7 @@ def _work(
         if count <= 0:
             break
         arrays['tokens'][start : start + count] = tokens[:count]
-        for name in ('overhead', 'wrist', 'chunk'):
+        for name in ('overhead', 'wrist', 'actions'):
             arrays[name][start : start + count] = episode[name][:count]
         done.put((start, count))
     done.put(None)
@@ -114,11 +117,12 @@ class FrameStore:
         self._host = open_arrays(directory, layout, 'w+')
         context = mp.get_context('spawn')
         self._done: mp.Queue = context.Queue()
-        counters = (context.Value('q', first_seed), context.Value('q', 0))
+        # Kept: a spawned child looks these up by name when it starts.
+        self._counters = (context.Value('q', first_seed), context.Value('q', 0))
         self._workers = [
             context.Process(
                 target=_work,
-                args=(directory, checkpoint, layout, counters, self._done),
+                args=(directory, checkpoint, layout, self._counters, self._done),
                 daemon=True,
             )
             for _ in range(workers)
@@ -133,7 +137,10 @@ class FrameStore:
     def collect(self, *, wait: bool = False) -> None:
         """Take over what the workers have finished; with `wait`, at least one episode."""
         while self.ready < self.layout.capacity and (wait or not self._done.empty()):
-            item = self._done.get()
+            try:
+                item = self._done.get(timeout=60)
+            except queue.Empty:
+                raise RuntimeError('no frames for 60 s: have the workers ended?') from None
             if item is None:
                 continue
             start, count = item
@@ -157,18 +164,17 @@ class FrameStore:
 
 
 def sample_actions_and_states(
-    episodes: int, horizon: int, image: int, workers: int
+    episodes: int, horizon: int, workers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Joints [N, D] and chunks [N, horizon, D] of some episodes, for the statistics."""
     with mp.get_context('spawn').Pool(workers) as pool:
-        jobs = [(10_000_000 + index, horizon, image) for index in range(episodes)]
+        jobs = [(10_000_000 + index, horizon) for index in range(episodes)]
         yield from pool.imap_unordered(_numbers, jobs)
 
 
-def _numbers(job: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    seed, horizon, image = job
-    episode = record_episode(seed, horizon, image_size=image)
-    return episode['joints'], episode['chunk']
+def _numbers(job: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    episode = record_episode(*job, every=2, image_size=28)  # the pictures are not used
+    return episode['joints'], episode['actions']
 
 
 def _torch(dtype: type) -> torch.dtype:

@@ -17,6 +17,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,15 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from quantvla_ros.engine.policy import Policy, load_policy
 from quantvla_ros.models import export, load_model
 from quantvla_ros.models.checkpoint import build_network, count_parameters
 from quantvla_ros.models.pi05 import PI05, Prefix
+from quantvla_ros.observation.types import Observation
+from quantvla_ros.sim.tabletop.rollout import rollouts
 from quantvla_ros.sim.tabletop.scene import CUBE_COLOURS, TRAY_COLOURS
 from quantvla_ros.sim.tabletop.tasks import PHRASES
+from quantvla_ros.sim.tabletop.world import Tabletop
 from training.dataset import CAMERAS, FrameStore, Layout, sample_actions_and_states
 
 JOINTS = ('base_yaw', 'shoulder_pitch', 'elbow_pitch', 'wrist_pitch', 'gripper')
@@ -114,7 +119,7 @@ def train(args: argparse.Namespace, work: Path) -> PI05:
     torch.manual_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = True
     started = time.monotonic()
-    parts = list(sample_actions_and_states(96, HORIZON, IMAGE, args.workers))
+    parts = list(sample_actions_and_states(96, HORIZON, args.workers))
     state = export.statistics(np.concatenate([joints for joints, _ in parts]))
     action = export.statistics(np.concatenate([c.reshape(-1, c.shape[-1]) for _, c in parts]))
     features = export.Features(SLOTS, state, action, JOINTS)
@@ -164,7 +169,7 @@ def train(args: argparse.Namespace, work: Path) -> PI05:
         if step % 20 == 0:
             store.collect()
         batch = store.batch(torch.randint(store.ready, (args.batch,), device=device))
-        normal = 2 * (batch['chunk'] - low) / span - 1
+        normal = 2 * (batch['actions'] - low) / span - 1
         actions = nn.functional.pad(normal, (0, ACTION_DIM - normal.shape[-1]))
         with torch.autocast(device.type, torch.bfloat16):
             loss = loss_of(model, batch, actions, weight, args.repeats)
@@ -206,6 +211,26 @@ def train(args: argparse.Namespace, work: Path) -> PI05:
     return average.eval()
 
 
+def success(policy: Policy, seeds: Sequence[int], delay: int) -> dict[str, str]:
+    """Closed-loop success by task kind over unseen scenes, chunks `delay` periods late."""
+    worlds = [Tabletop(seed) for seed in seeds]
+
+    def act(
+        images: Mapping[str, np.ndarray], joints: np.ndarray, words: Sequence[str]
+    ) -> np.ndarray:
+        observations = [
+            Observation(0, {f'observation.images.{c}': images[c][i] for c in CAMERAS}, joints[i], w)
+            for i, w in enumerate(words)
+        ]
+        return policy.infer_many(observations, seeds=range(len(words)))
+
+    runs = rollouts(worlds, [w.task for w in worlds], act, execute=EXECUTE, delay=delay)
+    outcome: dict[str, list[bool]] = {'all': [run.success for run in runs]}
+    for world, run in zip(worlds, runs, strict=True):
+        outcome.setdefault(world.task.kind.name.lower(), []).append(run.success)
+    return {kind: f'{sum(done)}/{len(done)}' for kind, done in outcome.items()}
+
+
 def main() -> None:
     """Train, write the checkpoint, print closed-loop success."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -225,9 +250,9 @@ def main() -> None:
     args = parser.parse_args()
     train(args, args.out)
     if args.eval_seeds:
-        from training.evaluate_tabletop import evaluate
-
-        print(json.dumps(evaluate(args.out, args.eval_seeds, args.device), indent=2), flush=True)
+        policy = load_policy(args.out, device=args.device)
+        for delay in (0, 2):
+            print(f'delay {delay}:', success(policy, range(args.eval_seeds), delay), flush=True)
 
 
 if __name__ == '__main__':
