@@ -87,6 +87,17 @@ def test_sums_at_the_end_of_the_range_do_not_saturate(backend):
             torch.testing.assert_close(found, torch.full((5, 33), value * weight * 4096.0))
 
 
+@pytest.mark.parametrize('backend', CPU_BACKENDS)
+def test_a_small_sum_of_large_parts_is_exact(backend):
+    # 25 million, more than float32 counts to, comes and goes on the way to some hundred thousand
+    x = torch.ones(3, 4095)
+    x[:, 2048:] = -1.0
+    weight_q = torch.randint(64, 128, (200, 4095), dtype=torch.int8)
+    found = int8_linear(x, weight_q, torch.ones(200), backend=backend)
+    expected = x.double() @ weight_q.double().t()
+    torch.testing.assert_close(found.double(), expected, rtol=2e-7, atol=0.0)
+
+
 def test_a_cpu_without_an_exact_dot_product_gets_the_blocked_backend():
     # oneDNN limited to AVX2 saturates: the probe must see it and the result must stay right.
     if 'torch' not in CPU_BACKENDS or torch.backends.cpu.get_cpu_capability() not in (
@@ -128,6 +139,7 @@ def test_a_row_that_is_not_finite_is_all_nan_and_leaves_the_others_alone(backend
     found = int8_linear(x, weight_q, weight_scale, bias, backend=backend)
     assert found[2].isnan().all()
     assert torch.equal(found[[0, 1, 3]], clean[[0, 1, 3]])
+    assert onednn.quantize_rows(x)[1].isnan().tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize('backend', [*CPU_BACKENDS, 'reference'])

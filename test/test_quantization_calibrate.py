@@ -123,7 +123,8 @@ def test_folded_weights_are_rounded_as_they_are_stored(checkpoint, monkeypatch):
     model, _, calibration = run(checkpoint)
     assert calibration.beta[0] != 1.0
     weight = model.head_attentions()[0].o_proj.weight
-    assert torch.equal(weight, weight.bfloat16().float())
+    original = load_model(checkpoint).head_attentions()[0].o_proj.weight
+    assert torch.equal(weight, (original.double() * calibration.beta[0]).float().bfloat16().float())
 
 
 def test_the_same_seed_gives_the_same_result(checkpoint):
@@ -360,3 +361,22 @@ def test_progress_counts_every_stage_to_its_end(checkpoint):
     for steps in seen.values():
         total = steps[0][1]
         assert steps == [(done, total) for done in range(1, total + 1)]
+
+
+def test_float_and_quantized_policy_see_the_same_noise(checkpoint, monkeypatch):
+    # else the noise, not the quantization, would make the ratio
+    from quantvla_ros.models.pi05 import PI05
+
+    seen = []
+    sample = PI05.sample_actions
+
+    def recorded(self, images, image_masks, tokens, token_mask, noise):
+        seen.append((tokens.tolist(), noise.flatten().tolist()))
+        return sample(self, images, image_masks, tokens, token_mask, noise)
+
+    monkeypatch.setattr(PI05, 'sample_actions', recorded)
+    run(checkpoint)
+    float_runs, quantized_runs, corrected_runs = seen[:19], seen[19:38], seen[38:]
+    assert float_runs == quantized_runs
+    assert corrected_runs == float_runs[16:]
+    assert len({tuple(noise) for _, noise in float_runs}) == 19

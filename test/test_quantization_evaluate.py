@@ -191,6 +191,7 @@ def test_noise_belongs_to_a_world_and_an_inference(expert):
     alone = len(expert)
     evaluate_tabletop.run_batch(batch(seeds=(5,)))
     assert {seeds[0] for seeds in expert[alone:]} <= set(flat)
+    assert expert[alone] == [expert[0][2]]
 
 
 def test_the_number_of_processes_does_not_change_the_outcome(checkpoint, tmp_path, monkeypatch):
