@@ -89,10 +89,10 @@ def test_sums_at_the_end_of_the_range_do_not_saturate(backend):
 
 @pytest.mark.parametrize('backend', CPU_BACKENDS)
 def test_a_small_sum_of_large_parts_is_exact(backend):
-    # 25 million, more than float32 counts to, comes and goes on the way to some hundred thousand
-    x = torch.ones(3, 4095)
-    x[:, 2048:] = -1.0
-    weight_q = torch.randint(64, 128, (200, 4095), dtype=torch.int8)
+    # 100 million, more than float32 counts to, comes and goes on the way to some hundred thousand
+    x = torch.ones(3, 16384)
+    x[:, 8192:] = -1.0
+    weight_q = torch.randint(64, 128, (200, 16384), dtype=torch.int8)
     found = int8_linear(x, weight_q, torch.ones(200), backend=backend)
     expected = x.double() @ weight_q.double().t()
     torch.testing.assert_close(found.double(), expected, rtol=2e-7, atol=0.0)
