@@ -24,13 +24,17 @@ FACADE = {'load_policy': 'engine'}
 # ROS, by the first part of a module's name; messages of any package count.
 ROS = re.compile(r'(rclpy|rcl_interfaces|builtin_interfaces|cv_bridge|launch|launch_ros|tf2_ros'
                  r'|rosidl_runtime_py|ament_index_python|message_filters|std_srvs|\w+_msgs)$')
+GENERATED = frozenset({'msg', 'srv', 'action'})  # of quantvla_ros, by rosidl
 ROS_PACKAGES = frozenset({'nodes', 'cli'})
 TORCH_FREE = frozenset({'errors', 'contract', 'observation', 'control', 'sim', 'report'})
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module: its dotted name, the line, and whether a function delays it."""
+    """One imported name in dotted form, its line, and whether it waits for a call.
+
+    `lazy` is what happens inside a function, or only for a type checker.
+    """
 
     module: str
     line: int
@@ -50,9 +54,9 @@ def read_order(page: Path) -> dict[str, int]:
     raise SystemExit(f"{page}: expected a line 'errors < ... < cli', found none")
 
 
-def imports(path: Path, module: str, is_package: bool) -> Iterator[Import]:
+def imports(root: Path, path: Path) -> Iterator[Import]:
     """All imports of one file, relative ones resolved; `from a import b` gives `a.b`."""
-    parents = module.split('.') if is_package else module.split('.')[:-1]
+    parents = path.relative_to(root).parent.parts
 
     def visit(node: ast.AST, lazy: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
@@ -63,19 +67,43 @@ def imports(path: Path, module: str, is_package: bool) -> Iterator[Import]:
             start = '.'.join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
                 yield Import(f'{start}.{alias.name}', node.lineno, lazy)
+        lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if isinstance(node, ast.If):
+            lazy = lazy or ast.unparse(node.test).endswith('TYPE_CHECKING')
         for child in ast.iter_child_nodes(node):
-            inner = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-            yield from visit(child, lazy or inner)
+            yield from visit(child, lazy)
 
     yield from visit(ast.parse(path.read_text(encoding='utf-8'), filename=str(path)), lazy=False)
 
 
-def complaint(own: str, imported: Import, order: dict[str, int]) -> str | None:
+def needs_ros(root: Path, module: str, seen: set[str]) -> bool:
+    """Whether importing `module` (or the module that has this name in it) imports ROS at once."""
+    parts = module.split('.')
+    if parts[0] != PACKAGE:
+        return ROS.match(parts[0]) is not None
+    if len(parts) > 1 and parts[1] in GENERATED:
+        return True
+    candidates = (root.joinpath(*parts[:end]) for end in (len(parts), len(parts) - 1))
+    for base in candidates:
+        for path in (base.with_suffix('.py'), base / '__init__.py'):
+            if path.exists():
+                if str(path) in seen:
+                    return False
+                seen.add(str(path))
+                return any(
+                    needs_ros(root, imported.module, seen)
+                    for imported in imports(root, path)
+                    if not imported.lazy
+                )
+    return False
+
+
+def complaint(root: Path, own: str, imported: Import, order: dict[str, int]) -> str | None:
     """What is wrong with `imported` in package `own`, or None."""
     parts = imported.module.split('.')
     if parts[0] == PACKAGE and len(parts) > 1:
         target = FACADE.get(parts[1], parts[1])
-        if target in ('msg', 'srv', 'action'):
+        if target in GENERATED:
             return ros_complaint(own, imported)
         if target == own or target.startswith('__'):
             return None
@@ -85,8 +113,8 @@ def complaint(own: str, imported: Import, order: dict[str, int]) -> str | None:
             return f'{own} must not import {imported.module}: imports point to the left only'
         if order[target] == order[own]:
             return f'{own} must not import {imported.module}: peers do not import each other'
-        if own == 'cli' and target == 'nodes' and not imported.lazy:
-            return f'cli imports {imported.module} at the top: inside run, nodes need ROS'
+        if own == 'cli' and not imported.lazy and needs_ros(root, imported.module, set()):
+            return f'cli imports {imported.module} at the top, which needs ROS: inside run'
         return None
     if ROS.match(parts[0]):
         return ros_complaint(own, imported)
@@ -100,7 +128,7 @@ def ros_complaint(own: str, imported: Import) -> str | None:
     if own not in ROS_PACKAGES:
         return f'{own} must not import {imported.module}: only nodes know ROS'
     if own == 'cli' and not imported.lazy:
-        return f'cli imports {imported.module} at the top: inside run, offline commands need no ROS'
+        return f'cli imports {imported.module} at the top, which needs ROS: inside run'
     return None
 
 
@@ -117,11 +145,9 @@ def check(root: Path) -> list[str]:
         if own not in order:
             found.append(f'{where}:1: {own!r} has no place in the order of docs/architecture.md')
             continue
-        is_package = inside.name == '__init__.py'
-        names = [*inside.parts[:-1], *([] if is_package else [inside.stem])]
         seen = set()
-        for imported in imports(path, '.'.join([PACKAGE, *names]), is_package):
-            problem = complaint(own, imported, order)
+        for imported in imports(root, path):
+            problem = complaint(root, own, imported, order)
             if problem is not None and (imported.line, problem) not in seen:
                 seen.add((imported.line, problem))
                 found.append(f'{where}:{imported.line}: {problem}')

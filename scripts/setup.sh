@@ -131,7 +131,7 @@ pip() {  # quiet: the output is for the case that it fails
 }
 pip_or_fail() {
   pip "$@" && return
-  grep -E '^(ERROR|  *error|error)' "$pip_log" | head -n 12 >&2 || tail -n 12 "$pip_log" >&2
+  grep -E '^(ERROR|Could not fetch|error:)' "$pip_log" | cut -c 1-300 | sort -u | head -n 8 >&2 || true
   fail "pip $1 failed; the whole output is in $pip_log"
 }
 

@@ -104,7 +104,7 @@ case $stage in
   all)
     lint
     unit "$@"
-    ros
+    ros "$@"
     ;;
   *) "$stage" "$@" ;;
 esac
