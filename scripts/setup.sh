@@ -144,7 +144,7 @@ write_constraints() {
   fi
   # The sourced ROS 2 was built against the system's NumPy, and its OpenCV and PyYAML against that:
   # they stay as they are.
-  grep -viE '^(numpy|opencv-python-headless|pyyaml|setuptools|empy|lark|catkin-pkg|colcon-[a-z-]*|ros-[a-z-]*)==' \
+  grep -viE '^(numpy|opencv-python-headless|pyyaml|empy|lark|catkin-pkg|colcon-[a-z-]*|ros-[a-z-]*)==' \
     "$scripts/constraints.txt" >"$constraints"
   "$venv/bin/python" -c 'import numpy; print(f"numpy=={numpy.__version__}")' >>"$constraints"
 }

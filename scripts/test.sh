@@ -69,12 +69,13 @@ unit() {
   run_pytest unit --ignore test/ros "$@"
 }
 
-# A domain that no other test on this machine uses now: held by a lock for as long as we run.
-# Domains 1 to 100 stay below the ports that the system hands out itself.
+# The next domain that no other test on this machine uses, held by a lock until the one after it is
+# chosen. Domains 1 to 100 stay below the ports that the system hands out itself.
+domain=$(($$ % 100))
 choose_domain() {
-  local i domain
-  for ((i = 0; i < 100; i++)); do
-    domain=$((($$ + i) % 100 + 1))
+  local tries
+  for ((tries = 0; tries < 100; tries++)); do
+    domain=$((domain % 100 + 1))
     exec 8>"${TMPDIR:-/tmp}/quantvla_ros_domain_$domain.lock"
     if flock --nonblock 8; then
       export ROS_DOMAIN_ID=$domain
