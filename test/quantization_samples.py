@@ -58,8 +58,13 @@ def observations(count: int, seed: int = 0) -> list[Observation]:
     ]
 
 
-def write_bag(path: Path, frames: int = 30, commands=COMMANDS, seed: int = 0) -> Path:
-    """A recording of the tabletop arm: `frames` pictures at 20 Hz for each command."""
+def write_bag(
+    path: Path, frames: int = 30, commands=COMMANDS, seed: int = 0, absent=('', 0)
+) -> Path:
+    """A recording of the tabletop arm: `frames` pictures at 20 Hz for each command.
+
+    `absent`: a topic, and how many of its first messages are missing.
+    """
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
 
@@ -111,7 +116,12 @@ def write_bag(path: Path, frames: int = 30, commands=COMMANDS, seed: int = 0) ->
             for topic, kind in topics.items()
         }
 
+        missing = [absent[1]]
+
         def put(topic: str, time: int, message) -> None:
+            if topic == absent[0] and missing[0]:
+                missing[0] -= 1
+                return
             writer.write(connections[topic], time, store.serialize_cdr(message, topics[topic]))
 
         time = 1_760_000_000 * 10**9

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration: observations to a corrected policy, and the command from bags to an artifact."""
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from quantization_samples import COMMANDS, contract, observations, write_bag, wr
 from torch import nn
 
 from quantvla_ros.cli.main import main
+from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.engine.policy import load_policy
 from quantvla_ros.errors import CalibrationError
 from quantvla_ros.models import load_model
@@ -380,3 +382,26 @@ def test_float_and_quantized_policy_see_the_same_noise(checkpoint, monkeypatch):
     assert float_runs == quantized_runs
     assert corrected_runs == float_runs[16:]
     assert len({tuple(noise) for _, noise in float_runs}) == 19
+
+
+@pytest.mark.parametrize('terminal', [True, False])
+def test_progress_is_one_line_on_a_terminal_and_nothing_elsewhere(terminal):
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    with ProgressLine(('first', 'second'), stream) as progress:
+        progress('first', 1, None)
+        progress.note('something to know')
+        progress('second', 4, 4)
+    text = stream.getvalue()
+    if not terminal:
+        assert text == 'something to know\n'
+        return
+    assert '[1/2] first: 1' in text and '[2/2] second: 4 of 4, 0 s left' in text
+    assert text.count('\n') == 1 and text.endswith('\r\x1b[K')  # the line is gone at the end
+
+
+def test_instants_without_an_observation_are_told(checkpoint, tmp_path, capsys):
+    bag = write_bag(tmp_path / 'bag', absent=('/wrist/image_raw', 5))
+    assert main(command(checkpoint, bag, tmp_path / 'policy')) == 0
+    error = capsys.readouterr().err
+    assert 'bag: 55 observations; left out 5 times wrist' in error

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from quantvla_ros.quantization.manifest import Manifest
     from quantvla_ros.quantization.recipe import Recipe
 
-READING = 'reading bags'
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -60,6 +58,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from quantvla_ros.cli.frames import READING
     from quantvla_ros.contract.load import load_contract
     from quantvla_ros.engine.policy import check_device
     from quantvla_ros.models.checkpoint import load_model, read_config
@@ -165,22 +164,19 @@ def read_frames(
         CalibrationError: fewer than the recipe's minimum, with the counts.
         BagError: a bag cannot be read.
     """
+    from quantvla_ros.cli.frames import frames_of
     from quantvla_ros.observation.bags import bag_hash
-    from quantvla_ros.observation.replay import replay
     from quantvla_ros.quantization.sampling import BalancedSample
 
     wanted = recipe.sampling
     sample: BalancedSample[Observation] = BalancedSample(
         wanted.samples + wanted.held_out, args.seed
     )
+    for _, frame in frames_of(args.bag, contract, progress, namespace=args.namespace):
+        observation = frame.observation
+        sample.add((frame.episode, observation.instruction), observation)
     bags: dict[str, str] = {}
-    found = 0
     for bag in args.bag:
-        for frame in replay(bag, contract, namespace=args.namespace):
-            observation = frame.observation
-            sample.add((frame.episode, observation.instruction), observation)
-            found += 1
-            progress(READING, found, None)
         bags[_unique(bag.resolve().name, bags)] = bag_hash(bag)
     drawn = sample.draw()
     # With too few for both, four go to the statistics for each one that is held out.

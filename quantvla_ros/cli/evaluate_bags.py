@@ -24,7 +24,7 @@ from quantvla_ros.observation.types import Observation
 if TYPE_CHECKING:
     from quantvla_ros.engine.policy import Policy
 
-READING, RUNNING, RUNNING_AGAINST = 'reading bags', 'policy', 'policy to compare'
+RUNNING, RUNNING_AGAINST = 'policy', 'policy to compare'
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
         BagError: no recorded action in the bags.
         ContractError: a policy does not fit the contract.
     """
+    from quantvla_ros.cli.frames import READING
     from quantvla_ros.contract.load import load_contract
     from quantvla_ros.engine.policy import load_policy
 
@@ -80,20 +81,19 @@ def read_samples(
     args: argparse.Namespace, contract: Contract, steps: int, progress: ProgressLine
 ) -> list[Sample]:
     """Observations with recorded actions, drawn evenly over episodes and commands."""
-    from quantvla_ros.observation.replay import replay
+    from quantvla_ros.cli.frames import frames_of
     from quantvla_ros.quantization.sampling import BalancedSample
 
     sample: BalancedSample[Sample] = BalancedSample(args.frames, args.seed)
     found = 0
-    for bag in args.bag:
-        frames = replay(bag, contract, namespace=args.namespace, need_actions=True)
-        for frame in frames:
-            recorded = frames.recorded_chunk(frame, steps)
-            found += 1
-            progress(READING, found, None)
-            if recorded is not None:
-                group = (frame.episode, frame.observation.instruction)
-                sample.add(group, Sample(frame.observation, recorded))
+    for frames, frame in frames_of(
+        args.bag, contract, progress, namespace=args.namespace, need_actions=True
+    ):
+        found += 1
+        recorded = frames.recorded_chunk(frame, steps)
+        if recorded is not None:
+            group = (frame.episode, frame.observation.instruction)
+            sample.add(group, Sample(frame.observation, recorded))
     drawn = [item for _, item in sample.draw()]
     if not drawn:
         raise BagError(

@@ -34,6 +34,13 @@ class ProgressLine:
             self._stream.write('\r\x1b[K')
             self._stream.flush()
 
+    def note(self, text: str) -> None:
+        """A line that stays, on a terminal or not."""
+        if self._shown:
+            self._stream.write('\r\x1b[K')
+        self._stream.write(text + '\n')
+        self._stream.flush()
+
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         """`done` of `total` steps of a stage are behind us; `total` may be unknown (None)."""
         if not self._shown:
