@@ -69,7 +69,7 @@ def test_bfloat16_stays_near_float32(checkpoint):
     assert np.linalg.norm(error) < 0.05 * np.linalg.norm(act(checkpoint))
 
 
-def test_shards_load_like_one_file(checkpoint, monkeypatch):
+def test_shards_load_like_one_file(checkpoint):
     expected = act(checkpoint)
     tensors = load_file(checkpoint / 'model.safetensors')
     (checkpoint / 'model.safetensors').unlink()
@@ -80,6 +80,21 @@ def test_shards_load_like_one_file(checkpoint, monkeypatch):
     index_file = checkpoint / 'model.safetensors.index.json'
     index_file.write_text(json.dumps({'weight_map': names}))
     np.testing.assert_array_equal(act(checkpoint), expected)
+
+
+def test_weights_too_large_for_one_file_are_written_as_indexed_shards(
+    checkpoint, monkeypatch
+):
+    monkeypatch.setattr(export, 'SHARD_BYTES', 50_000)
+    config = read_config(checkpoint)
+    for file in checkpoint.glob('*.safetensors'):
+        if file.name.startswith('model'):
+            file.unlink()
+    export.write_weights(checkpoint, export.random_weights(config, seed=1), torch.bfloat16)
+    shards = sorted(file.name for file in checkpoint.glob('model-*'))
+    assert len(shards) > 1
+    assert shards[0] == f'model-00001-of-{len(shards):05d}.safetensors'
+    assert np.isfinite(act(checkpoint)).all()
 
 
 def test_known_words_and_bins_are_one_token_each_and_others_are_spelled(checkpoint):

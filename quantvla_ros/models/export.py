@@ -118,16 +118,12 @@ def write_weights(
     directory: Path, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype
 ) -> None:
     """Weights under hub names, as one file or, from 2 GiB on, as indexed shards."""
-    shards: list[Path] = []
-    placed: dict[str, str] = {}
+    shards: list[list[str]] = []
     batch: dict[str, Tensor] = {}
 
     def flush() -> None:
-        path = directory / f'model-{len(shards) + 1:05d}.safetensors'
-        save_file(batch, path, metadata={'format': 'pt'})
-        path.chmod(0o644)  # the library writes for the owner alone
-        placed.update(dict.fromkeys(batch, path.name))
-        shards.append(path)
+        save_file(batch, directory / f'shard-{len(shards)}', metadata={'format': 'pt'})
+        shards.append(list(batch))
         batch.clear()
 
     for name, tensor in weights:
@@ -136,13 +132,18 @@ def write_weights(
         batch[stored] = tensor.detach().to('cpu', dtype).contiguous()
         if sum(t.numel() * t.element_size() for t in batch.values()) >= SHARD_BYTES:
             flush()
-    if not shards:
-        save_file(batch, directory / 'model.safetensors', metadata={'format': 'pt'})
-        (directory / 'model.safetensors').chmod(0o644)
-        return
     if batch:
         flush()
-    _write_json(directory / 'model.safetensors.index.json', {'weight_map': placed})
+    placed: dict[str, str] = {}
+    for index, names in enumerate(shards):
+        whole = len(shards) == 1
+        part = '' if whole else f'-{index + 1:05d}-of-{len(shards):05d}'
+        path = directory / f'model{part}.safetensors'
+        (directory / f'shard-{index}').replace(path)
+        path.chmod(0o644)  # the library writes for the owner alone
+        placed.update(dict.fromkeys(names, path.name))
+    if len(shards) > 1:
+        _write_json(directory / 'model.safetensors.index.json', {'weight_map': placed})
 
 
 def write_processors(directory: Path, features: Features, *, max_tokens: int) -> None:
