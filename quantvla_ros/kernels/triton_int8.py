@@ -48,6 +48,7 @@ _TILES: tuple[tuple[int, tuple[tuple[Tile, float], ...]], ...] = (
         2**31,
         (
             (Tile(128, 256, 128, 8, 3), 1.0),
+            (Tile(64, 128, 128, 4, 4), 0.93),  # two to a multiprocessor of the H100
             (Tile(128, 128, 128, 8, 3), 0.9),
             (Tile(128, 64, 128, 4, 4), 0.7),
             (Tile(64, 64, 128, 4, 4), 0.5),
