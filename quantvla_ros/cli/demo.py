@@ -29,6 +29,7 @@ RECIPE = 'w8a8'
 # What an earlier run left; nothing else in the folder is touched.
 _OURS = ('calibration_bag', 'policy', 'run', 'logs', 'run.mp4', 'contact_sheet.png', 'results.json')
 _EPISODES = 6
+_SAMPLES = 16  # observations to calibrate on: enough for six episodes, and quick
 _LIMIT = 20.0  # s for a command
 _PAUSE = 0.8  # s between two commands
 
@@ -101,7 +102,7 @@ def _run(args: argparse.Namespace, stop: StopSignal) -> int:
         [
             '--checkpoint', str(checkpoint), '--bag', str(out / 'calibration_bag'),
             '--contract', str(share(CONTRACT)), '--recipe', RECIPE, '--out', str(out / 'policy'),
-            '--device', args.device,
+            '--device', args.device, '--samples', str(_SAMPLES),
         ],
         None,
     ).finish(stop)
@@ -254,7 +255,7 @@ def _picture(out: Path, precision: str, steps: Steps) -> None:
     contract = load_contract(share(CONTRACT))
 
     def said(done: int, total: int) -> None:
-        steps.show(f'picture {done} of {total}')
+        steps.show(f'{10 * (10 * done // total)} % of {total} pictures')
 
     rows = film(out / 'run', contract, out / 'run.mp4', precision, said)
     steps.close()

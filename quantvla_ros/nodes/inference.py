@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -46,10 +47,13 @@ class InferenceThread:
     Args:
         policy: infers.
         logger: takes the traceback of a policy that fails.
+        crashed: told of a fault of ours, not the policy's, that ends the thread.
     """
 
-    def __init__(self, policy: Infers, logger: Logger) -> None:
-        self._policy, self._logger = policy, logger
+    def __init__(
+        self, policy: Infers, logger: Logger, crashed: Callable[[Exception], None]
+    ) -> None:
+        self._policy, self._logger, self._crashed = policy, logger, crashed
         self._supervisor: Supervisor | None = None
         self._seed = 0
         self._wake = threading.Event()
@@ -100,11 +104,14 @@ class InferenceThread:
             return
         finally:
             self._warm.set()
-        while not self._stop.is_set():
-            self._wake.wait(_IDLE)
-            self._wake.clear()
-            if self._supervisor is not None and not self._stop.is_set():
-                self._once(self._supervisor)
+        try:
+            while not self._stop.is_set():
+                self._wake.wait(_IDLE)
+                self._wake.clear()
+                if self._supervisor is not None and not self._stop.is_set():
+                    self._once(self._supervisor)
+        except Exception as error:
+            self._crashed(error)
 
     def _once(self, supervisor: Supervisor) -> None:
         work = supervisor.plan()

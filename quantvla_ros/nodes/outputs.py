@@ -43,7 +43,7 @@ STATUS_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
 )
-_ACKNOWLEDGED = 0.5  # s to wait at most until a hold has arrived before the node goes
+ACKNOWLEDGED = 0.5  # s to wait at most until a last message has arrived before the node goes
 
 
 class Commands:
@@ -97,7 +97,7 @@ class Commands:
     def wait_until_received(self) -> None:
         """Give the last command time to arrive, before its publisher goes."""
         if self.controllers():
-            self._trajectories.wait_for_all_acked(Duration(seconds=_ACKNOWLEDGED))
+            self._trajectories.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED))
 
     def controllers(self) -> int:
         """Subscribers of the commands."""

@@ -7,6 +7,7 @@ what is said in `outputs` and `diagnostics`.
 """
 from __future__ import annotations
 
+import collections
 import functools
 import gc
 import sys
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.duration import Duration
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
@@ -30,7 +32,13 @@ from quantvla_ros.nodes import diagnostics
 from quantvla_ros.nodes.inference import InferenceThread
 from quantvla_ros.nodes.inputs import Inputs
 from quantvla_ros.nodes.loading import Loader, Settings, load
-from quantvla_ros.nodes.outputs import COMMAND_QOS, STATUS_QOS, Commands, status_message
+from quantvla_ros.nodes.outputs import (
+    ACKNOWLEDGED,
+    COMMAND_QOS,
+    STATUS_QOS,
+    Commands,
+    status_message,
+)
 from quantvla_ros.nodes.parameters import POLICY_PARAMETERS, declare, values
 from quantvla_ros.nodes.states import Cause, State, Status
 from quantvla_ros.nodes.supervisor import Supervisor, Tuning
@@ -59,6 +67,11 @@ def _named_fault(transition: _Transition) -> _Transition:
     return wrapped
 
 
+def _not_run(error: Exception) -> None:
+    """What a thread's fault leads to where no `process.run` runs the node."""
+    raise error
+
+
 @dataclass
 class _Loaded:
     """All that exists between configure and cleanup."""
@@ -85,6 +98,7 @@ class PolicyNode(LifecycleNode):
         super().__init__('policy')
         self._load_policy = load_policy
         self.transition = threading.RLock()  # held while one is under way
+        self.crashed: Callable[[Exception], None] = _not_run
         declare(self, POLICY_PARAMETERS)
         self._status = Status()
         self._loaded: _Loaded | None = None
@@ -95,12 +109,14 @@ class PolicyNode(LifecycleNode):
         self._publish_status()
         # A thread of its own: it goes on while the executor loads a policy, and without /clock.
         self._reporting = threading.Lock()  # against a cleanup in the middle of a report
-        self._watching = threading.Event()
+        self._changes: collections.deque[Status] = collections.deque()
+        self._news = threading.Event()
+        self._closing = False
         self._watcher = threading.Thread(target=self._watch, name='watch', daemon=True)
         self._watcher.start()
 
     def now(self) -> int:
-        """Ns of the node's clock."""
+        """Time of the node's clock, ns."""
         return self.get_clock().now().nanoseconds
 
     @_named_fault
@@ -110,7 +126,7 @@ class PolicyNode(LifecycleNode):
         settings = Settings(**{name: given[name] for name in Settings.__annotations__})
         try:
             contract, policy = load(settings, self._load_policy)
-            inference = InferenceThread(policy, self.get_logger())
+            inference = InferenceThread(policy, self.get_logger(), self.crashed)
             inference.warm_up()
             self._loaded = self._wire(contract, policy, inference)
         except QuantVLAError as error:
@@ -182,12 +198,15 @@ class PolicyNode(LifecycleNode):
 
     def end_stop(self) -> None:
         """Drive the lifecycle to its end, from whatever state it is in."""
-        self._watching.set()
-        self._watcher.join()
         try:
             self.trigger_shutdown()
         except rclpy_implementation.RCLError:
             self.get_logger().info('the lifecycle had ended already')
+        self._closing = True
+        self._watcher.join()
+        # The last word must be on its way before its publisher goes.
+        if self._status_publisher.get_subscription_count():
+            self._status_publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED))
 
     def _hold(self) -> None:
         """Send a hold where the arm was commanded, and nothing after it. From any thread."""
@@ -226,25 +245,39 @@ class PolicyNode(LifecycleNode):
             torch.cuda.empty_cache()
 
     def _watch(self) -> None:
-        """Look after the inputs many times a second, and report once a second."""
+        """Look after the inputs many times a second, say what changed, report once a second."""
         next_report = time.monotonic()
-        while not self._watching.wait(_WATCH):
-            with self._reporting:
-                if self._loaded is not None:
-                    self._loaded.supervisor.watch()
-                if time.monotonic() >= next_report:
-                    next_report += _REPORT
-                    self._report()
+        try:
+            while not self._closing:
+                self._news.wait(_WATCH)
+                self._news.clear()
+                with self._reporting:
+                    if self._loaded is not None:
+                        self._loaded.supervisor.watch()
+                    self._say_changes()
+                    if time.monotonic() >= next_report:
+                        next_report = time.monotonic() + _REPORT
+                        self._report()
+            self._say_changes()
+        except Exception as error:  # an arm that nobody watches must not move: stop the process
+            self.crashed(error)
 
     def _changed(self, status: Status) -> None:
-        """A new state or reason: say it once, in the log and on ~/status."""
-        self._status = status
+        """A new state or reason. Said by the watch, so that no command waits for a log."""
+        self._changes.append(status)
+        self._news.set()
+
+    def _say_changes(self) -> None:
+        """Each new state or reason once, in the log and on ~/status."""
         logger = self.get_logger()
-        if status.state in (State.HOLDING, State.FAULT):
-            logger.warning(f'{status.state.name}: {status.sentence}')
-        else:
-            logger.info(f'{status.state.name}: {status.sentence}')
-        self._publish_status()
+        while self._changes:
+            status = self._status = self._changes.popleft()
+            line = f'{status.state.name}: {status.sentence}'
+            if status.state in (State.HOLDING, State.FAULT):
+                logger.warning(line)
+            else:
+                logger.info(line)
+            self._publish_status()
 
     def _publish_status(self) -> None:
         loaded, status, now = self._loaded, self._current(), self.now()

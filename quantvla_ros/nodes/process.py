@@ -55,7 +55,14 @@ class StopSignal:
 
 
 class Stoppable(Protocol):
-    """A node that ends in order. Both are called in the main thread."""
+    """A node that ends in order. Both are called in the main thread.
+
+    Attributes:
+        crashed: to be called by a thread of the node that fails by a fault of ours; the process
+            then stops in order and ends with that exception.
+    """
+
+    crashed: Callable[[Exception], None]
 
     def begin_stop(self) -> bool:
         """Hold, while callbacks still run; False where something runs that cannot be ended."""
@@ -91,18 +98,22 @@ def run(
         raise QuantVLAError(f'parameters: {error}') from error
     # One thread: handing callbacks to a pool costs more than they do (docs/node.md).
     executor = SingleThreadedExecutor()
-    for node in nodes:
-        executor.add_node(node)
     failure: list[Exception] = []
+
+    def crashed(error: Exception) -> None:
+        failure.append(error)
+        stop.set()
+
+    for node in nodes:
+        node.crashed = crashed
+        executor.add_node(node)
 
     def spin() -> None:
         try:
             while not stop.is_set():
                 executor.spin_once(timeout_sec=_CYCLE)
         except Exception as error:  # handed to the main thread
-            failure.append(error)
-        finally:
-            stop.set()
+            crashed(error)
 
     spinning = threading.Thread(target=spin, name='executor', daemon=True)
     spinning.start()

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,6 +76,15 @@ class Process:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+    def end(self) -> None:
+        """As a user would: what is killed leaves the middleware's shared memory in disorder."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.kill()
 
 
 class World:
@@ -219,7 +227,10 @@ class World:
 @pytest.fixture(scope='session', autouse=True)
 def ros() -> Iterator[None]:
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    # While one node lives the middleware's participant stays, and need not be found anew each time.
+    anchor = Node('anchor')
     yield
+    anchor.destroy_node()
     rclpy.shutdown()
 
 
@@ -241,7 +252,7 @@ def start(tmp_path) -> Iterator[Callable[..., Process]]:
 
     yield start
     for process in processes:
-        process.kill()
+        process.end()
         sys.stdout.write(process.output)  # shown by pytest where the test failed
 
 
@@ -277,7 +288,3 @@ def stop(process: Process, number: int = signal.SIGINT) -> int:
     """Exit status after one signal."""
     process.signal(number)
     return process.wait()
-
-
-def monotonic() -> float:
-    return time.monotonic()
