@@ -102,8 +102,8 @@ def compile_for(capability, kernel, signature, constants, **options):
 
 @pytest.mark.skipif(bool(os.environ.get('TRITON_INTERPRET')), reason='kernels are interpreted here')
 @pytest.mark.parametrize('capability', sorted(SHARED))
-@pytest.mark.parametrize('rows', [16, 50, 816])
-def test_a_tile_compiles_to_integer_matrix_instructions(capability, rows):
+@pytest.mark.parametrize(('rows', 'even'), [(16, True), (50, False), (816, True)])
+def test_a_tile_compiles_to_integer_matrix_instructions(capability, rows, even):
     from quantvla_ros.kernels.triton_kernels import scaled_matmul_kernel
 
     tile = choose_tile(rows, 2048, processors=16, shared=SHARED[capability])
@@ -122,8 +122,8 @@ def test_a_tile_compiles_to_integer_matrix_instructions(capability, rows):
             'K': 'i32',
         },
         {
-            'HAS_BIAS': False,
-            'EVEN_K': True,
+            'HAS_BIAS': not even,
+            'EVEN_K': even,
             'BLOCK_M': tile.rows,
             'BLOCK_N': tile.outputs,
             'BLOCK_K': tile.columns,

@@ -151,14 +151,15 @@ def scaled_matmul(
     outputs = weight_q.shape[0]
     y = torch.empty((rows, outputs), dtype=dtype, device=q.device) if out is None else out
     tile = tile or _tile_on(rows, outputs, q.device)
+    vectors = [v if v is None else v.contiguous() for v in (weight_scale, bias)]
     grid = (-(-rows // tile.rows) * -(-outputs // tile.outputs),)
     with _on(q.device):
         scaled_matmul_kernel[grid](
             q,
             weight_q,
             scale,
-            weight_scale,
-            weight_scale if bias is None else bias,
+            vectors[0],
+            vectors[0] if bias is None else vectors[1],
             y,
             rows,
             outputs,
