@@ -3,9 +3,21 @@
 import numpy as np
 import pytest
 
-from quantvla_ros.contract.types import ActionKind, ActionPart, ActionSpace
-from quantvla_ros.control.actions import check_supported, joint_positions
+from quantvla_ros.contract.types import ActionKind, ActionPart, ActionSpace, JointLimit
+from quantvla_ros.control import actions, guard, trajectory
+from quantvla_ros.control.actions import check_supported
+from quantvla_ros.control.chunk import Chunk
 from quantvla_ros.errors import ContractError
+
+
+LIMITS = {
+    name: JointLimit(-9.0, 9.0, velocity=1.5) for name in ('a', 'b', 'c')
+} | {'fingers': JointLimit(0.0, 0.08, velocity=1.5, unit='m')}
+
+
+def joint_positions(raw, action, measured):
+    """A period in which the fingers get all the way."""
+    return actions.joint_positions(raw, action, measured, LIMITS, 0.1)
 
 
 def space(*parts: ActionPart) -> ActionSpace:
@@ -24,7 +36,7 @@ def test_positions_deltas_and_gripper_side_by_side():
         GRIPPER,
     )
     raw = np.array([[0.1, 0.2, 0.01, -1.0], [0.3, 0.4, 0.02, 0.0]], dtype=np.float32)
-    joints = joint_positions(raw, action, np.array([9.0, 9.0, 0.5, 9.0]))
+    joints = joint_positions(raw, action, np.array([9.0, 9.0, 0.5, 0.04]))
     np.testing.assert_allclose(joints, [[0.1, 0.2, 0.51, 0.0], [0.3, 0.4, 0.52, 0.04]], atol=1e-7)
     assert joints.dtype == np.float64
 
@@ -64,3 +76,18 @@ def test_a_chunk_of_another_width_is_refused():
     action = space(ActionPart(ActionKind.JOINT_POSITION, ('a',), 'rad'))
     with pytest.raises(ValueError, match='expected a chunk'):
         joint_positions(np.zeros((4, 2)), action, np.zeros(1))
+
+
+def test_a_gripper_that_switches_at_once_gets_there_at_the_speed_it_has():
+    """Many policies say only open or shut: dropping those chunks would never let them grasp."""
+    action = space(GRIPPER)
+    limits = {'fingers': JointLimit(0.0, 0.08, velocity=0.3, unit='m')}
+    raw = np.array([[-1.0]] * 2 + [[1.0]] * 8)
+    rows = actions.joint_positions(raw, action, np.array([0.0]), limits, 0.05)
+    np.testing.assert_allclose(np.diff(rows[1:6].ravel()), 0.3 * 0.05 * 2 / 3)
+    assert rows[-1] == 0.08
+    chunk = Chunk(1, 0.05, ('fingers',), rows)
+    measured = np.array([0.0])
+    assert guard.check(chunk, limits, measured, 0.3).ok
+    points = trajectory.from_chunk(chunk, limits, measured)
+    assert guard.check_motion(points, limits, measured, 1, 0.3).ok

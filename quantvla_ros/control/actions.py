@@ -2,42 +2,63 @@
 # SPDX-License-Identifier: Apache-2.0
 """The policy's numbers become joint positions, part by part, as the contract's action space says.
 
-Knows arrays and the contract; knows nothing of limits (see `guard`), timing, models or ROS.
+Knows arrays and the contract; knows nothing of models or ROS. Whether positions and deltas keep the
+limits is for `guard` to judge.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from quantvla_ros.contract.types import ActionKind, ActionPart, ActionSpace
+from quantvla_ros.contract.types import ActionKind, ActionPart, ActionSpace, JointLimit
 from quantvla_ros.errors import ContractError
 
-# One part: its numbers [steps, names] and the joints measured at the observation [names] -> [steps,
-# names] joint positions.
-_Convert = Callable[[ActionPart, np.ndarray, np.ndarray], np.ndarray]
+# The controller's cubic from rest to rest peaks at 3/2 of its mean speed: a gripper that moves at
+# 2/3 of its limit from row to row never exceeds it.
+_GRIPPER_SPEED = 2.0 / 3.0
 
 
-def _position(part: ActionPart, numbers: np.ndarray, measured: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class _Arm:
+    """What a conversion may need besides the numbers."""
+
+    measured: np.ndarray  # [names] positions at the observation, rad or m
+    reach: np.ndarray  # [names] way that each joint can go in one control period, rad or m
+
+
+_Convert = Callable[[ActionPart, np.ndarray, _Arm], np.ndarray]  # numbers [steps, names] -> same
+
+
+def _position(part: ActionPart, numbers: np.ndarray, arm: _Arm) -> np.ndarray:
     return numbers
 
 
-def _delta(part: ActionPart, numbers: np.ndarray, measured: np.ndarray) -> np.ndarray:
+def _delta(part: ActionPart, numbers: np.ndarray, arm: _Arm) -> np.ndarray:
     """Every row is an offset from the one measurement the chunk was computed from."""
-    return measured + numbers
+    return arm.measured + numbers
 
 
-def _gripper(part: ActionPart, numbers: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """The model's (closed, open) maps linearly onto the joint's; beyond its ends a gripper is shut.
+def _gripper(part: ActionPart, numbers: np.ndarray, arm: _Arm) -> np.ndarray:
+    """How far open the gripper shall be, turned into the way there.
 
-    A number past either end means 'fully closed' or 'fully open', which no joint can exceed: the
-    mapping saturates. A number that is not finite stays one, for the guard to find.
+    The model's (closed, open) maps linearly onto the joint's. Past either end means fully closed or
+    fully open; and since many policies say no more than open or shut, from one row to the next, the
+    joint gets there at the speed that it has. Other joints are never clamped. A number that is not
+    finite stays one, for the guard to find.
     """
     assert part.model_range is not None and part.joint_range is not None  # checked at configure
     closed, opened = part.model_range
     joint_closed, joint_open = part.joint_range
     share = np.clip((numbers - closed) / (opened - closed), 0.0, 1.0)
-    return joint_closed + share * (joint_open - joint_closed)
+    wanted = joint_closed + share * (joint_open - joint_closed)
+    here = arm.measured
+    rows = np.empty_like(wanted)
+    for index, row in enumerate(wanted):
+        here = here + np.clip(row - here, -_GRIPPER_SPEED * arm.reach, _GRIPPER_SPEED * arm.reach)
+        rows[index] = here
+    return rows
 
 
 _CONVERT: dict[ActionKind, _Convert] = {
@@ -70,13 +91,21 @@ def check_supported(action: ActionSpace) -> None:
                 )
 
 
-def joint_positions(raw: np.ndarray, action: ActionSpace, measured: np.ndarray) -> np.ndarray:
+def joint_positions(
+    raw: np.ndarray,
+    action: ActionSpace,
+    measured: np.ndarray,
+    limits: Mapping[str, JointLimit],
+    period: float,
+) -> np.ndarray:
     """Joint positions that a policy's chunk asks for.
 
     Args:
         raw: [steps, actions] in the contract's units and order.
         action: the action space; `check_supported` has passed it.
         measured: [actions] the positions of `action.names` in the observation, rad or m.
+        limits: by joint name.
+        period: s between rows.
     Returns:
         [steps, actions] float64, rad or m, columns in the order of `action.names`.
     Raises:
@@ -89,10 +118,12 @@ def joint_positions(raw: np.ndarray, action: ActionSpace, measured: np.ndarray) 
             f'found {raw.shape} and {measured.shape}'
         )
     numbers = raw.astype(np.float64)
+    reach = np.array([limits[name].velocity * period for name in action.names])
     columns = []
     start = 0
     for part in action.parts:
-        stop = start + len(part.names)
-        columns.append(_CONVERT[part.kind](part, numbers[:, start:stop], measured[start:stop]))
-        start = stop
+        mine = slice(start, start + len(part.names))
+        arm = _Arm(measured[mine], reach[mine])
+        columns.append(_CONVERT[part.kind](part, numbers[:, mine], arm))
+        start = mine.stop
     return np.concatenate(columns, axis=1)

@@ -233,14 +233,14 @@ class Supervisor:
             measured = self._joints.latest
             assert measured is not None  # an observation has joints
             start = work.observation.state[self._state_columns].astype(np.float64)
-            action = self._contract.action
-            chunk = Chunk(
-                work.observation.stamp,
-                self._contract.control_period,
-                action.names,
-                joint_positions(raw, action, start),
+            contract, action = self._contract, self._contract.action
+            positions = joint_positions(
+                raw, action, start, contract.limits, contract.control_period
             )
-            verdict = guard.check(chunk, self._contract.limits, start, action.start_tolerance)
+            chunk = Chunk(
+                work.observation.stamp, contract.control_period, action.names, positions
+            )
+            verdict = guard.check(chunk, contract.limits, start, action.start_tolerance)
             points = None
             if verdict.ok:
                 points, verdict = self._points(chunk, start, measured, now)
