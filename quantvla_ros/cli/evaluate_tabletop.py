@@ -236,9 +236,12 @@ class _Act:
             for i in range(len(words))
         ]
         chunks = self.policy.infer_many(observations, seeds)
-        action = self.contract.action
+        robot = self.contract
         return np.stack(
-            [joint_positions(c, action, q) for c, q in zip(chunks, joints, strict=True)]
+            [
+                joint_positions(chunk, robot.action, measured, robot.limits, robot.control_period)
+                for chunk, measured in zip(chunks, joints, strict=True)
+            ]
         )
 
 
