@@ -9,7 +9,6 @@ from quantvla_ros.control.actions import check_supported
 from quantvla_ros.control.chunk import Chunk
 from quantvla_ros.errors import ContractError
 
-
 LIMITS = {
     name: JointLimit(-9.0, 9.0, velocity=1.5) for name in ('a', 'b', 'c')
 } | {'fingers': JointLimit(0.0, 0.08, velocity=1.5, unit='m')}
@@ -85,9 +84,9 @@ def test_a_gripper_that_switches_at_once_gets_there_at_the_speed_it_has():
     raw = np.array([[-1.0]] * 2 + [[1.0]] * 8)
     rows = actions.joint_positions(raw, action, np.array([0.0]), limits, 0.05)
     np.testing.assert_allclose(np.diff(rows[1:6].ravel()), 0.3 * 0.05 * 2 / 3)
-    assert rows[-1] == 0.08
+    assert rows[-1, 0] == pytest.approx(0.08)
     chunk = Chunk(1, 0.05, ('fingers',), rows)
     measured = np.array([0.0])
     assert guard.check(chunk, limits, measured, 0.3).ok
     points = trajectory.from_chunk(chunk, limits, measured)
-    assert guard.check_motion(points, limits, measured, 1, 0.3).ok
+    assert guard.check_motion(points, limits, measured, 1, measured, 0.3).ok

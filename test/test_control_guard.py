@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from quantvla_ros.contract.types import JointLimit
 from quantvla_ros.control.chunk import Chunk
 from quantvla_ros.control.guard import Reason, check, check_motion
-from quantvla_ros.control.trajectory import ahead, from_chunk, sample
+from quantvla_ros.control.trajectory import ahead, expected, from_chunk, sample
 
 JOINTS = ('shoulder', 'elbow')
 LIMITS = {
@@ -81,7 +81,10 @@ def test_exactly_at_the_limits_passes():
 
 
 def motion(rows, measured=HOME, stamp=1_000_000_000):
-    return check_motion(from_chunk(chunk_of(rows), LIMITS, HOME), LIMITS, measured, stamp, 0.3)
+    chunk = chunk_of(rows)
+    return check_motion(
+        from_chunk(chunk, LIMITS, HOME), LIMITS, measured, stamp, expected(chunk, HOME, stamp), 0.3
+    )
 
 
 def test_a_cubic_that_overshoots_the_speed_between_rows_is_found():
@@ -95,11 +98,22 @@ def test_a_cubic_that_overshoots_the_speed_between_rows_is_found():
 
 def test_an_arm_that_has_moved_away_since_the_observation_is_a_jump():
     assert motion(ramp(0.05, 0.05)).ok
-    assert motion(ramp(0.05, 0.05), np.array([-0.3, 0.25])).reason is Reason.START_JUMP
+    assert motion(ramp(0.05, 0.05), np.array([-0.31, 0.25])).reason is Reason.START_JUMP
+
+
+def test_an_arm_that_is_where_the_chunk_has_it_by_now_is_no_jump():
+    """Late in a fast chunk the arm is far from the first row, and right."""
+    rows = ramp(*[0.09] * 8)
+    late = 1_000_000_000 + 300_000_000
+    points = ahead(from_chunk(chunk_of(rows), LIMITS, HOME), LIMITS, rows[5], late, late, margin=0)
+    there = expected(chunk_of(rows), HOME, late)
+    np.testing.assert_allclose(there, rows[5])
+    assert check_motion(points, LIMITS, rows[5], late, there, 0.05).ok
+    assert check_motion(points, LIMITS, rows[3], late, there, 0.05).reason is Reason.START_JUMP
 
 
 def test_a_first_point_that_comes_too_soon_for_the_way_is_too_fast():
-    late = 1_000_000_000 + 45_000_000  # 5 ms before the first row
+    late = 1_000_000_000 + 45_000_000  # 5 ms before the first row, and 0.05 rad from it
     assert motion(ramp(0.05, 0.05), stamp=late).reason is Reason.VELOCITY_LIMIT
 
 
@@ -119,7 +133,8 @@ def test_what_passes_is_followed_inside_every_limit(steps, delay):
     now = chunk.stamp + round(delay * 1e9)
     measured = HOME if delay < PERIOD else rows[min(int(delay / PERIOD) - 1, len(rows) - 1)]
     points = ahead(from_chunk(chunk, LIMITS, HOME), LIMITS, measured, now, now, margin=0.0)
-    if points is None or not check_motion(points, LIMITS, measured, now, 0.3).ok:
+    there = expected(chunk, HOME, now)
+    if points is None or not check_motion(points, LIMITS, measured, now, there, 0.3).ok:
         return
     instants = np.linspace(points.stamp + points.times[0] * 1e9, points.end, 400)
     path = np.array([sample(points, int(instant)) for instant in instants])

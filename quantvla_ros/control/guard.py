@@ -125,24 +125,26 @@ def check_motion(
     limits: Mapping[str, JointLimit],
     measured: np.ndarray,
     measured_stamp: int,
+    expected: np.ndarray,
     start_tolerance: float,
 ) -> Verdict:
     """Judge what is about to be sent: the points still ahead, joined by the controller's cubics.
 
     A cubic may run faster between two points than their mean speed, by up to a half; and the arm
-    may have moved since the observation. So the last check is on the motion itself.
+    may be elsewhere than the chunk has it by now. So the last check is on the motion itself.
 
     Args:
         trajectory: the points to send.
         limits: by joint name.
         measured: [joints] the newest measured positions, rad or m.
         measured_stamp: ns; when they were measured.
-        start_tolerance: largest |first point - measured| of any joint, rad or m.
+        expected: [joints] where the chunk has the joints then.
+        start_tolerance: largest |expected - measured| of any joint, rad or m.
     """
     joints = [limits[name] for name in trajectory.joints]
     units = [joint.unit for joint in joints]
     first = trajectory.positions[0]
-    verdict = _start(trajectory.joints, units, first, measured, start_tolerance)
+    verdict = _start(trajectory.joints, units, expected, measured, start_tolerance)
     if not verdict.ok:
         return verdict
     lead = trajectory.times[0] - (measured_stamp - trajectory.stamp) * 1e-9
@@ -155,11 +157,11 @@ def check_motion(
 def _start(
     names: tuple[str, ...],
     units: list[str],
-    first: np.ndarray,
+    wanted: np.ndarray,
     measured: np.ndarray,
     tolerance: float,
 ) -> Verdict:
-    jump = np.abs(first - measured)
+    jump = np.abs(wanted - measured)
     column = int(np.argmax(jump))
     if jump[column] > tolerance + _SLACK:
         return Verdict(

@@ -71,6 +71,16 @@ def from_chunk(
     return _with_longer_stop(trajectory, allowed)
 
 
+def expected(
+    chunk: Chunk, start: np.ndarray, instant: int, *, late_by: float = 0.0
+) -> np.ndarray:
+    """[joints] where a chunk has the joints at `instant` ns, rad or m; see `from_chunk`."""
+    times = np.arange(len(chunk.positions) + 1) * chunk.period + late_by
+    rows = np.concatenate([start[np.newaxis], chunk.positions])
+    time = (instant - chunk.stamp) * 1e-9
+    return np.array([np.interp(time, times, column) for column in rows.T])
+
+
 def ahead(
     trajectory: Trajectory,
     limits: Mapping[str, JointLimit],

@@ -284,6 +284,7 @@ class Supervisor:
             return None, Verdict(DropReason.TOO_LATE, value=late)
         verdict = guard.check_motion(
             points, limits, measured.position, measured.stamp,
+            trajectory.expected(chunk, start, measured.stamp, late_by=late_by),
             self._contract.action.start_tolerance,
         )
         if verdict.ok:
