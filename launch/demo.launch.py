@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated arm and the policy node, ready for a language command.
 
-    ros2 launch quantvla_ros demo.launch.py policy:=DIRECTORY
+    ros2 launch quantvla_ros demo.launch.py
     ros2 topic pub --once /instruction std_msgs/msg/String '{data: pick the red cube}'
 
 The policy node is started by policy.launch.py; its arguments that are not named here can be given
@@ -54,9 +54,9 @@ def declared_arguments() -> list[DeclareLaunchArgument]:
         ),
         DeclareLaunchArgument(
             'policy',
-            default_value=PathJoinSubstitution([SHARE, 'assets', 'tabletop_pi05']),
+            default_value=PathJoinSubstitution([SHARE, 'assets', 'tabletop_w8a8']),
             description='Directory of a quantized artifact or a float checkpoint; by default the '
-            'small float policy that comes with the package.',
+            "package's own small policy for this arm, in W8A8 (assets/tabletop_pi05: in float).",
         ),
         DeclareLaunchArgument(
             'contract',

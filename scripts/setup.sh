@@ -222,9 +222,8 @@ build=$({
   printf %s "${AMENT_PREFIX_PATH:-}" | tr ':' '\n' | grep -vF "$root/install/" || true
   cd "$root"
   cat CMakeLists.txt package.xml msg/*.msg scripts/write_launchers.py quantvla_ros/cli/main.py
-  for folder in quantvla_ros launch config assets; do
-    if [ -d $folder ]; then find $folder -type f -not -name '*.pyc'; fi
-  done | LC_ALL=C sort
+  find quantvla_ros launch config -type f -not -name '*.pyc' | LC_ALL=C sort
+  find assets -type f -printf '%p %s %T@\n' | LC_ALL=C sort  # copied, not linked
 } | digest)
 if ! matches "$stamp_build" "$build"; then
   say 'messages and package (colcon build)'
