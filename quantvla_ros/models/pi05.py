@@ -105,10 +105,13 @@ class PrefixLayer(nn.Module):
 class PrefixStack(nn.Module):
     """The language backbone: prefix tokens to keys and values of every layer."""
 
+    layers: Sequence[PrefixLayer]
+
     def __init__(self, config: GemmaConfig, vocabulary: int) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(vocabulary, config.width)
-        self.layers = nn.ModuleList(PrefixLayer(config) for _ in range(config.depth))
+        layers = nn.ModuleList(PrefixLayer(config) for _ in range(config.depth))
+        self.layers = layers  # type: ignore[assignment]
         self.norm = RMSNorm(config.width)  # in the checkpoints; nothing reads its output
 
     def forward(self, x: Tensor, valid: Tensor) -> Prefix:
@@ -149,9 +152,12 @@ class ExpertLayer(nn.Module):
 class ExpertStack(nn.Module):
     """The action expert: its tokens see each other and the whole valid prefix."""
 
+    layers: Sequence[ExpertLayer]
+
     def __init__(self, config: GemmaConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(ExpertLayer(config) for _ in range(config.depth))
+        layers = nn.ModuleList(ExpertLayer(config) for _ in range(config.depth))
+        self.layers = layers  # type: ignore[assignment]
         self.norm = AdaptiveRMSNorm(config.width)
 
     def modulation(self, condition: Tensor) -> Modulation:

@@ -37,8 +37,9 @@ class VisionAttention(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        for name in ('q_proj', 'k_proj', 'v_proj', 'out_proj'):
-            setattr(self, name, nn.Linear(config.width, config.width))
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
+            nn.Linear(config.width, config.width) for _ in range(4)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, width] to [B, T, width]."""
