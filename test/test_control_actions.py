@@ -90,3 +90,21 @@ def test_a_gripper_that_switches_at_once_gets_there_at_the_speed_it_has():
     assert guard.check(chunk, limits, measured, 0.3).ok
     points = trajectory.from_chunk(chunk, limits, measured)
     assert guard.check_motion(points, limits, measured, 1, measured, 0.3).ok
+
+
+def test_a_gripper_starts_from_where_it_is_when_the_chunk_arrives():
+    """While the policy thought, the old chunk has moved it: the rows that are over do not count."""
+    limits = {'fingers': JointLimit(0.0, 0.08, velocity=0.3, unit='m')}
+    raw = np.full((8, 1), 1.0)
+    now = np.array([0.03])
+    rows = actions.joint_positions(raw, space(GRIPPER), now, limits, 0.05, over=3)
+    np.testing.assert_allclose(rows[:4], 0.03)
+    np.testing.assert_allclose(np.diff(rows[3:6].ravel()), 0.01)
+    raw[1] = np.nan  # one that is over is still no number a policy may give
+    rows = actions.joint_positions(raw, space(GRIPPER), now, limits, 0.05, over=3)
+    assert np.isnan(rows[1])
+
+
+def test_gripper_columns():
+    action = space(ActionPart(ActionKind.JOINT_POSITION, ('a', 'b'), 'rad'), GRIPPER)
+    assert actions.gripper_columns(action).tolist() == [False, False, True]

@@ -398,3 +398,33 @@ def test_no_command_yet_waits():
     bench.buffer.store('language', 'go', bench.now)
     bench.pass_time(50)
     assert bench.supervisor.plan().observation.instruction == 'go'
+
+
+def test_a_gripper_that_the_old_chunk_moved_while_the_policy_thought_is_no_jump(bench):
+    from dataclasses import replace
+
+    parts = (
+        ActionPart(ActionKind.GRIPPER, ('b',), 'rad', (0.0, 1.0), (0.0, 1.0)),
+        ActionPart(ActionKind.JOINT_POSITION, ('a',), 'rad'),
+    )
+    contract = replace(CONTRACT, action=replace(CONTRACT.action, parts=parts))
+    bench.buffer = ObservationBuffer(contract)
+    bench.supervisor = Supervisor(
+        contract, bench.buffer, bench.joints, bench.schedule, Tuning(0.3, 0.5), bench,
+        lambda: bench.now,
+    )
+    bench.supervisor.activate()
+    bench.pass_time(50)
+    bench.infer(still(bench.position))
+    bench.pass_time(400)
+    opened = still(bench.position)
+    opened[:, 0] = 1.0  # at once
+    work = bench.supervisor.plan()
+    bench.pass_time(100)
+    bench.position['b'] = 0.4  # the old chunk had closed it on the way
+    bench.pass_time(100)
+    bench.supervisor.deliver(work, opened, 0.2)
+    assert bench.status.state is State.RUNNING
+    sent = bench.chunks[-1].points
+    assert abs(sent.positions[0, 0] - 0.4) <= 2.0 * 0.05
+    assert sent.positions[-1, 0] > 0.9

@@ -24,7 +24,8 @@ _GRIPPER_SPEED = 2.0 / 3.0
 class _Arm:
     """What a conversion may need besides the numbers."""
 
-    measured: np.ndarray  # [names] positions at the observation, rad or m
+    measured: np.ndarray  # [names] positions, rad or m
+    over: int  # rows whose time has passed
     reach: np.ndarray  # [names] way that each joint can go in one control period, rad or m
 
 
@@ -45,8 +46,8 @@ def _gripper(part: ActionPart, numbers: np.ndarray, arm: _Arm) -> np.ndarray:
 
     The model's (closed, open) maps linearly onto the joint's. Past either end means fully closed or
     fully open; and since many policies say no more than open or shut, from one row to the next, the
-    joint gets there at the speed that it has. Other joints are never clamped. A number that is not
-    finite stays one, for the guard to find.
+    joint gets there at the speed that it has, from where it is now. Other joints are never
+    clamped. A number that is not finite stays one, for the guard to find.
     """
     assert part.model_range is not None and part.joint_range is not None  # checked at configure
     closed, opened = part.model_range
@@ -55,8 +56,11 @@ def _gripper(part: ActionPart, numbers: np.ndarray, arm: _Arm) -> np.ndarray:
     wanted = joint_closed + share * (joint_open - joint_closed)
     here = arm.measured
     rows = np.empty_like(wanted)
+    step = _GRIPPER_SPEED * arm.reach
     for index, row in enumerate(wanted):
-        here = here + np.clip(row - here, -_GRIPPER_SPEED * arm.reach, _GRIPPER_SPEED * arm.reach)
+        # The first row that is still ahead may be a moment away: no time to move for it.
+        reach = 0.0 * step if 0 < arm.over >= index else step
+        here = here + np.clip(row - here, -reach, reach)
         rows[index] = here
     return rows
 
@@ -91,21 +95,32 @@ def check_supported(action: ActionSpace) -> None:
                 )
 
 
+def gripper_columns(action: ActionSpace) -> np.ndarray:
+    """[actions] bool: which of `action.names` are grippers."""
+    return np.array(
+        [part.kind is ActionKind.GRIPPER for part in action.parts for _ in part.names], dtype=bool
+    )
+
+
 def joint_positions(
     raw: np.ndarray,
     action: ActionSpace,
     measured: np.ndarray,
     limits: Mapping[str, JointLimit],
     period: float,
+    *,
+    over: int = 0,
 ) -> np.ndarray:
     """Joint positions that a policy's chunk asks for.
 
     Args:
         raw: [steps, actions] in the contract's units and order.
         action: the action space; `check_supported` has passed it.
-        measured: [actions] the positions of `action.names` in the observation, rad or m.
+        measured: [actions] the positions of `action.names`, rad or m: in the observation, but those
+            of `gripper_columns` the newest.
         limits: by joint name.
         period: s between rows.
+        over: rows whose time has passed already; grippers move after them.
     Returns:
         [steps, actions] float64, rad or m, columns in the order of `action.names`.
     Raises:
@@ -123,7 +138,7 @@ def joint_positions(
     start = 0
     for part in action.parts:
         mine = slice(start, start + len(part.names))
-        arm = _Arm(measured[mine], reach[mine])
+        arm = _Arm(measured[mine], over, reach[mine])
         columns.append(_CONVERT[part.kind](part, numbers[:, mine], arm))
         start = mine.stop
     return np.concatenate(columns, axis=1)

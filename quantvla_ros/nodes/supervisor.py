@@ -19,7 +19,7 @@ import numpy as np
 from quantvla_ros.contract.load import LANGUAGE_STREAM
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.control import guard, trajectory
-from quantvla_ros.control.actions import joint_positions
+from quantvla_ros.control.actions import gripper_columns, joint_positions
 from quantvla_ros.control.chunk import Chunk
 from quantvla_ros.control.guard import Reason as DropReason
 from quantvla_ros.control.guard import Verdict
@@ -131,6 +131,7 @@ class Supervisor:
         self.counts = Counts()
         self._cameras = [camera for camera in contract.cameras if camera.required]
         names = contract.joint_states.joints
+        self._grippers = gripper_columns(contract.action)
         self._state_columns = [names.index(name) for name in contract.action.names]
 
     @property
@@ -232,18 +233,18 @@ class Supervisor:
             now = self._clock()
             measured = self._joints.latest
             assert measured is not None  # an observation has joints
-            start = work.observation.state[self._state_columns].astype(np.float64)
             contract, action = self._contract, self._contract.action
-            positions = joint_positions(
-                raw, action, start, contract.limits, contract.control_period
-            )
-            chunk = Chunk(
-                work.observation.stamp, contract.control_period, action.names, positions
-            )
+            stamp, period = work.observation.stamp, contract.control_period
+            late_by = self._late_by(stamp, now)
+            over = int(max(0.0, (now - stamp) * 1e-9 + LEAD - late_by) / period)
+            start = work.observation.state[self._state_columns].astype(np.float64)
+            start[self._grippers] = measured.position[self._grippers]
+            positions = joint_positions(raw, action, start, contract.limits, period, over=over)
+            chunk = Chunk(stamp, period, action.names, positions)
             verdict = guard.check(chunk, contract.limits, start, action.start_tolerance)
             points = None
             if verdict.ok:
-                points, verdict = self._points(chunk, start, measured, now)
+                points, verdict = self._points(chunk, start, measured, now, late_by)
             if points is None or not verdict.ok:
                 self._drop(verdict, now)
                 return
@@ -266,15 +267,20 @@ class Supervisor:
     def _active(self) -> bool:
         return self._status.state in (State.WAITING, State.RUNNING, State.HOLDING)
 
+    def _late_by(self, stamp: int, now: int) -> float:
+        """Seconds that a chunk of an observation at `stamp` is put off.
+
+        A chunk's clock stands still while the arm does: an arm that waited for its chunk starts
+        with the first row that it has not done, not deep in a motion that went on without it.
+        """
+        stood_since = max(self._at_rest, stamp)
+        return (now - stood_since) * 1e-9 + LEAD if stood_since < now else 0.0
+
     def _points(
-        self, chunk: Chunk, start: np.ndarray, measured: Measured, now: int
+        self, chunk: Chunk, start: np.ndarray, measured: Measured, now: int, late_by: float
     ) -> tuple[Trajectory | None, Verdict]:
         """What goes to the controller, and whether it may."""
         limits = self._contract.limits
-        # A chunk's clock stands still while the arm does: an arm that waited for its chunk starts
-        # with the first row that it has not done, not deep in a motion that went on without it.
-        stood_since = max(self._at_rest, chunk.stamp)
-        late_by = max(0.0, (now - stood_since) * 1e-9 + LEAD) if stood_since < now else 0.0
         whole = trajectory.from_chunk(chunk, limits, start, late_by=late_by)
         points = trajectory.ahead(
             whole, limits, measured.position, measured.stamp, now, margin=LEAD
