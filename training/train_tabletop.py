@@ -17,26 +17,24 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
-from quantvla_ros.engine.policy import Policy, load_policy
+from quantvla_ros.cli.main import main as command_line
 from quantvla_ros.models import export, load_model
 from quantvla_ros.models.checkpoint import build_network, count_parameters
 from quantvla_ros.models.pi05 import PI05, Prefix
-from quantvla_ros.observation.types import Observation
-from quantvla_ros.sim.tabletop.rollout import rollouts
 from quantvla_ros.sim.tabletop.scene import CUBE_COLOURS, TRAY_COLOURS
 from quantvla_ros.sim.tabletop.tasks import PHRASES
-from quantvla_ros.sim.tabletop.world import Tabletop
 from training.dataset import CAMERAS, FrameStore, Layout, sample_actions_and_states
 
+CONTRACT = ROOT / 'config' / 'contracts' / 'tabletop.yaml'
 JOINTS = ('base_yaw', 'shoulder_pitch', 'elbow_pitch', 'wrist_pitch', 'gripper')
 SLOTS = tuple(f'observation.images.{camera}' for camera in CAMERAS)
 IMAGE, HORIZON, EXECUTE, ACTION_DIM = 112, 16, 8, 8
@@ -211,26 +209,6 @@ def train(args: argparse.Namespace, work: Path) -> PI05:
     return average.eval()
 
 
-def success(policy: Policy, seeds: Sequence[int], delay: int) -> dict[str, str]:
-    """Closed-loop success by task kind over unseen scenes, chunks `delay` periods late."""
-    worlds = [Tabletop(seed) for seed in seeds]
-
-    def act(
-        images: Mapping[str, np.ndarray], joints: np.ndarray, words: Sequence[str]
-    ) -> np.ndarray:
-        observations = [
-            Observation(0, {f'observation.images.{c}': images[c][i] for c in CAMERAS}, joints[i], w)
-            for i, w in enumerate(words)
-        ]
-        return policy.infer_many(observations, seeds=range(len(words)))
-
-    runs = rollouts(worlds, [w.task for w in worlds], act, execute=EXECUTE, delay=delay)
-    outcome: dict[str, list[bool]] = {'all': [run.success for run in runs]}
-    for world, run in zip(worlds, runs, strict=True):
-        outcome.setdefault(world.task.kind.name.lower(), []).append(run.success)
-    return {kind: f'{sum(done)}/{len(done)}' for kind, done in outcome.items()}
-
-
 def main() -> None:
     """Train, write the checkpoint, print closed-loop success."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -250,9 +228,9 @@ def main() -> None:
     args = parser.parse_args()
     train(args, args.out)
     if args.eval_seeds:
-        policy = load_policy(args.out, device=args.device)
-        for delay in (0, 2):
-            print(f'delay {delay}:', success(policy, range(args.eval_seeds), delay), flush=True)
+        arguments = ['--policy', str(args.out), '--contract', str(CONTRACT), '--tabletop']
+        arguments += ['--seeds', str(args.eval_seeds), '--device', args.device]
+        sys.exit(command_line(['evaluate', *arguments]))
 
 
 if __name__ == '__main__':
