@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the small pi0.5 of the built-in robot by behaviour cloning, and measure it.
 
-    python training/train_tabletop.py --out assets/tabletop_pi05
+    python -m training.train_tabletop --out assets/tabletop_pi05      # in the project's root
 
 Flow matching as in pi0.5 (arXiv 2504.16054): x_t = t * noise + (1 - t) * action, the network
 predicts noise - action, t from a Beta distribution that favours noisy instants (pi0, appendix B).
@@ -18,13 +18,11 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 from quantvla_ros.cli.main import main as command_line
 from quantvla_ros.models import export, load_model
@@ -34,7 +32,7 @@ from quantvla_ros.sim.tabletop.scene import CUBE_COLOURS, TRAY_COLOURS
 from quantvla_ros.sim.tabletop.tasks import PHRASES
 from training.dataset import CAMERAS, FrameStore, Layout, sample_actions_and_states
 
-CONTRACT = ROOT / 'config' / 'contracts' / 'tabletop.yaml'
+CONTRACT = Path(__file__).resolve().parents[1] / 'config' / 'contracts' / 'tabletop.yaml'
 JOINTS = ('base_yaw', 'shoulder_pitch', 'elbow_pitch', 'wrist_pitch', 'gripper')
 SLOTS = tuple(f'observation.images.{camera}' for camera in CAMERAS)
 IMAGE, HORIZON, EXECUTE, ACTION_DIM = 112, 16, 8, 8
@@ -111,13 +109,9 @@ def flow_loss(
     return ((velocity - (noise - target)).square() * weight).mean()
 
 
-def train(args: argparse.Namespace, work: Path) -> PI05:
-    """Train and return the averaged network."""
-    device = torch.device(args.device)
-    torch.manual_seed(args.seed)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    started = time.monotonic()
-    parts = list(sample_actions_and_states(96, HORIZON, args.workers))
+def describe_data(workers: int) -> tuple[export.Features, dict[str, Any]]:
+    """Statistics of some episodes, and the checkpoint's config with them."""
+    parts = list(sample_actions_and_states(96, HORIZON, workers))
     state = export.statistics(np.concatenate([joints for joints, _ in parts]))
     action = export.statistics(np.concatenate([c.reshape(-1, c.shape[-1]) for _, c in parts]))
     features = export.Features(SLOTS, state, action, JOINTS)
@@ -130,91 +124,106 @@ def train(args: argparse.Namespace, work: Path) -> PI05:
         sizes=SIZES,
         max_tokens=64,
     )
+    return features, config
+
+
+def optimizer_of(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices alone."""
+    decay = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{'params': decay, 'weight_decay': 0.02}, {'params': plain, 'weight_decay': 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=decay[0].is_cuda)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, keep: float) -> None:
+    """Move the averaged weights towards the trained ones: the average is what is kept."""
+    mine, theirs = list(average.parameters()), list(model.parameters())
+    torch._foreach_lerp_(mine, theirs, 1 - keep)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train and write the averaged network to `args.out`."""
+    device = torch.device(args.device)
+    torch.manual_seed(args.seed)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    started = time.monotonic()
+    features, config = describe_data(args.workers)
     with torch.device(device):
         model = build_network(config)
     initialize(model)
     if args.resume:
-        model.load_state_dict(load_model(args.resume).state_dict())
-        model.to(device)
+        model.load_state_dict(load_model(args.resume, device).state_dict())
     model.requires_grad_(True).train()
     # The workers need the processor files from the start.
-    export.write_checkpoint(work, config, model.state_dict().items(), features, words())
-    layout = Layout(args.frames, IMAGE, HORIZON)
+    export.write_checkpoint(args.out, config, model.state_dict().items(), features, words())
     store = FrameStore(
-        layout, work, workers=args.workers, first_seed=args.first_seed, device=device
+        Layout(args.frames, IMAGE, HORIZON),
+        args.out,
+        workers=args.workers,
+        first_seed=args.first_seed,
+        device=device,
     )
-    low = torch.tensor(action['q01'], dtype=torch.float32, device=device)
-    span = torch.tensor(action['q99'] - action['q01'], dtype=torch.float32, device=device)
+    low = torch.tensor(features.action['q01'], dtype=torch.float32, device=device)
+    high = torch.tensor(features.action['q99'], dtype=torch.float32, device=device)
     weight = torch.full((ACTION_DIM,), 0.1, device=device)
     weight[: len(JOINTS)] = 1.0
-    decay = [p for p in model.parameters() if p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{'params': decay, 'weight_decay': 0.02}, {'params': plain, 'weight_decay': 0.0}]
-    fused = device.type == 'cuda'
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=fused)
+    optimizer = optimizer_of(model, args.lr)
     average = copy.deepcopy(model).requires_grad_(False)
-    loss_of = torch.compile(flow_loss) if args.compile else flow_loss
     print(f'{count_parameters(model) / 1e6:.2f} M parameters', flush=True)
-    while store.ready < min(20 * args.batch, layout.capacity):
+    while store.ready < min(20 * args.batch, args.frames):
         store.collect(wait=True)
     print(f'{time.monotonic() - started:.0f} s: first {store.ready} frames', flush=True)
     begin, step, recent = time.monotonic(), 0, []
-    while (elapsed := time.monotonic() - begin) < 60 * args.minutes:
-        progress = elapsed / (60 * args.minutes)
+    while (progress := (time.monotonic() - begin) / (60 * args.minutes)) < 1:
         lr = args.lr * min(1.0, (step + 1) / 300) * (0.5 + 0.5 * math.cos(math.pi * progress))
         for group in optimizer.param_groups:
             group['lr'] = max(lr, 1e-6)
         if step % 20 == 0:
             store.collect()
         batch = store.batch(torch.randint(store.ready, (args.batch,), device=device))
-        normal = 2 * (batch['actions'] - low) / span - 1
+        normal = 2 * (batch['actions'] - low) / (high - low) - 1
         actions = nn.functional.pad(normal, (0, ACTION_DIM - normal.shape[-1]))
         with torch.autocast(device.type, torch.bfloat16):
-            loss = loss_of(model, batch, actions, weight, args.repeats)
+            loss = flow_loss(model, batch, actions, weight, args.repeats)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        keep = min(0.999, (1 + step) / (10 + step))
-        with torch.no_grad():
-            pairs = zip(average.parameters(), model.parameters(), strict=True)
-            mine, theirs = zip(*pairs, strict=True)
-            torch._foreach_lerp_(list(mine), list(theirs), 1 - keep)
+        follow(average, model, keep=min(0.999, (1 + step) / (10 + step)))
         recent.append(loss.detach())
         step += 1
         if step % 250 == 0:
-            mean = torch.stack(recent).mean().item()
-            recent.clear()
-            rate = step / (time.monotonic() - begin)
             print(
-                f'{time.monotonic() - started:5.0f} s  step {step:6d}  loss {mean:.4f}  '
-                f'{rate:.1f} steps/s  {store.ready} frames',
+                f'{time.monotonic() - started:5.0f} s  step {step:6d}  '
+                f'loss {torch.stack(recent).mean().item():.4f}  '
+                f'{step / (time.monotonic() - begin):.1f} steps/s  {store.ready} frames',
                 flush=True,
             )
+            recent.clear()
+    frames = store.ready
     store.close()
-    average.load_state_dict(average.state_dict())  # drops values prepared for other weights
-    export.write_checkpoint(work, config, average.state_dict().items(), features, words())
+    export.write_checkpoint(args.out, config, average.state_dict().items(), features, words())
     summary = {
         'steps': step,
         'batch': args.batch,
         'repeats': args.repeats,
-        'frames': store.ready,
+        'frames': frames,
         'minutes': args.minutes,
         'lr': args.lr,
         'seed': args.seed,
         'torch': torch.__version__,
         'parameters': count_parameters(average),
     }
-    (work / 'training.json').write_text(json.dumps(summary, indent=2) + '\n')
-    return average.eval()
+    (args.out / 'training.json').write_text(json.dumps(summary, indent=2) + '\n')
 
 
 def main() -> None:
     """Train, write the checkpoint, print closed-loop success."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, required=True, help='checkpoint directory to write')
-    parser.add_argument('--minutes', type=float, default=7.0, help='training time')
-    parser.add_argument('--frames', type=int, default=500_000, help='frames kept on the device')
+    parser.add_argument('--minutes', type=float, default=7.9, help='training time')
+    parser.add_argument('--frames', type=int, default=550_000, help='frames kept on the device')
     parser.add_argument('--batch', type=int, default=512)
     parser.add_argument('--repeats', type=int, default=4, help='noise draws for each frame')
     parser.add_argument('--lr', type=float, default=1e-3)
@@ -223,10 +232,9 @@ def main() -> None:
     parser.add_argument('--workers', type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--resume', type=Path, help='checkpoint to start from')
-    parser.add_argument('--compile', action='store_true', help='torch.compile the loss')
     parser.add_argument('--eval-seeds', type=int, default=200)
     args = parser.parse_args()
-    train(args, args.out)
+    train(args)
     if args.eval_seeds:
         arguments = ['--policy', str(args.out), '--contract', str(CONTRACT), '--tabletop']
         arguments += ['--seeds', str(args.eval_seeds), '--device', args.device]
