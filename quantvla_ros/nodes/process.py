@@ -3,12 +3,14 @@
 """A node as a process: it spins until it is told to stop, then stops in order.
 
 rclpy's own signal handling invalidates every publisher at once, so that nothing could be sent any
-more; here a signal only sets an event, and the main thread does the rest. A second signal changes
+more; here a signal only leaves a mark, and the main thread does the rest. A second signal changes
 nothing.
 """
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -27,26 +29,34 @@ class StopSignal:
     """Set by SIGINT or SIGTERM. Make it before anything slow is imported, in the main thread."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        # No threading.Event: a second signal while its `set` holds the lock would wait for ever.
+        # SimpleQueue.put may be interrupted by itself.
+        self._stopped = False
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._previous = {
             number: signal.signal(number, self._handle)
             for number in (signal.SIGINT, signal.SIGTERM)
         }
 
     def _handle(self, number: int, frame: object) -> None:
-        self._event.set()
+        self.set()
 
     def set(self) -> None:
         """Stop for a reason of our own."""
-        self._event.set()
+        self._stopped = True
+        self._wake.put(None)
 
     def is_set(self) -> bool:
         """Whether to stop."""
-        return self._event.is_set()
+        return self._stopped
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for it; True when it has come."""
-        return self._event.wait(timeout)
+        if not self._stopped:
+            with contextlib.suppress(queue.Empty):
+                self._wake.get(timeout=timeout)
+                self._wake.put(None)  # for whoever else waits
+        return self._stopped
 
     def restore(self) -> None:
         """Put the handlers back that were there before."""
