@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _run(args, stop)
     except Interrupted:
+        print('quantvla_ros demo: interrupted; every process has ended', file=sys.stderr)
         return 130
     finally:
         stop.restore()
@@ -110,7 +112,7 @@ def _run(args: argparse.Namespace, stop: StopSignal) -> int:
     steps.done('3 of 4: the quantized policy drives the arm')
     outcomes = _drive(args, out, stop, steps)
     steps.done('4 of 4: video and contact sheet')
-    _picture(out, manifest.precision, steps)
+    _picture(out, manifest.precision, stop, steps)
     (out / 'results.json').write_text(
         json.dumps(
             {
@@ -243,11 +245,12 @@ def _give(operator: Operator, words: str, stop: StopSignal, steps: Steps) -> Out
     )
 
 
-def _picture(out: Path, precision: str, steps: Steps) -> None:
+def _picture(out: Path, precision: str, stop: StopSignal, steps: Steps) -> None:
     """run.mp4 and contact_sheet.png from the recorded run."""
     import cv2
 
     from quantvla_ros.contract.load import load_contract
+    from quantvla_ros.nodes.process import Interrupted
     from quantvla_ros.nodes.share import share
     from quantvla_ros.report.film import film
     from quantvla_ros.report.frame import contact_sheet
@@ -255,6 +258,8 @@ def _picture(out: Path, precision: str, steps: Steps) -> None:
     contract = load_contract(share(CONTRACT))
 
     def said(done: int, total: int) -> None:
+        if stop.is_set():
+            raise Interrupted
         steps.show(f'{10 * (10 * done // total)} % of {total} pictures')
 
     rows = film(out / 'run', contract, out / 'run.mp4', precision, said)
