@@ -61,6 +61,15 @@ class Process:
     def output(self) -> str:
         return self.log.read_text(errors='replace')
 
+    def until_says(self, text: str) -> None:
+        """Wait until the output holds it."""
+        pause = threading.Event()
+        for _ in range(round(PATIENCE / 0.02)):
+            if text in self.output:
+                return
+            pause.wait(0.02)
+        pytest.fail(f'waited for {text!r}, in vain:\n{self.output}')
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
