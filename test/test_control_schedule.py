@@ -117,5 +117,8 @@ def test_nan_velocities_count_as_missing():
 def test_a_clock_that_goes_back_gives_no_absurd_velocity():
     joints = MeasuredJoints(('a',))
     joints.store(10**10, ['a'], [1.0], [])
+    joints.store(10**10 + 10 * MS, ['a'], [1.02], [])
     joints.store(10 * MS, ['a'], [0.0], [])
-    assert joints.latest.velocity[0] == 0.0
+    assert joints.latest.velocity[0] == 0.0  # not the one from before
+    joints.store(20 * MS, ['a'], [0.01], [])
+    assert joints.latest.velocity[0] == pytest.approx(1.0)

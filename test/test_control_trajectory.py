@@ -93,8 +93,9 @@ def test_hold_slows_down_evenly_from_the_measured_speed():
 def test_hold_stays_inside_the_limits_and_never_pulls_a_joint_back_to_them():
     near = hold(JOINTS, np.array([0.95]), np.array([1.0]), LIMITS, STAMP, stop_time=0.3)
     assert near.positions[0, 0] == 1.0
-    beyond = hold(JOINTS, np.array([1.2]), np.array([0.0]), LIMITS, STAMP, stop_time=0.3)
-    assert beyond.positions[0, 0] == 1.2
+    for outside in (1.2, -1.2):
+        beyond = hold(JOINTS, np.array([outside]), np.array([0.0]), LIMITS, STAMP, stop_time=0.3)
+        assert beyond.positions[0, 0] == outside
 
 
 def test_a_chunk_of_one_row_is_a_stop_there():
