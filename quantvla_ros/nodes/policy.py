@@ -123,7 +123,13 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load, compare, warm up, subscribe."""
         given = values(self, POLICY_PARAMETERS)
-        settings = Settings(**{name: given[name] for name in Settings.__annotations__})
+        settings = Settings(
+            policy=str(given['policy']),
+            contract=str(given['contract']),
+            device=str(given['device']),
+            precision=str(given['precision']),
+            threads=int(given['threads']),
+        )
         try:
             contract, policy = load(settings, self._load_policy)
             inference = InferenceThread(policy, self.get_logger(), self.crashed)

@@ -62,7 +62,7 @@ class TabletopNode(Node):
         self._time = self.now()
         self._next_picture = self._time
         self._controller = TrajectoryController(
-            JOINTS, self.world.limits, self.world.joint_positions, self._time
+            JOINTS, self.world.limits, self.world.joint_positions.tolist(), self._time
         )
         self._task: Task | None = None
         self._task_since = 0
@@ -163,7 +163,7 @@ class TabletopNode(Node):
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         seed = int(self.get_parameter('seed').value)
         self.world = Tabletop(seed, image_size=self._image_size)
-        self._controller.reset(self.world.joint_positions, self._time)
+        self._controller.reset(self.world.joint_positions.tolist(), self._time)
         self._task, self._done = None, False
         response.success = True
         response.message = self._announce_scene()
