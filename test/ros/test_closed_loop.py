@@ -1,0 +1,56 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The trained policy drives the simulated arm: two processes, real topics, real inference."""
+from __future__ import annotations
+
+import pytest
+from conftest import ACTIVATE, CONFIGURE, DEACTIVATE, PATIENCE, ROOT, stop
+
+from quantvla_ros.msg import PolicyStatus
+from quantvla_ros.nodes.operator import Operator
+from quantvla_ros.nodes.process import StopSignal
+from quantvla_ros.observation.messages import nanoseconds
+from quantvla_ros.sim.tabletop import Tabletop, Task, TaskKind
+
+CHECKPOINT = ROOT / 'assets/tabletop_pi05'
+CONTRACT = ROOT / 'config/contracts/tabletop.yaml'
+pytestmark = pytest.mark.skipif(
+    not (CHECKPOINT / 'model.safetensors').exists(), reason='the trained policy is not here'
+)
+SEED = 3
+
+
+@pytest.fixture
+def operator():
+    signals = StopSignal()
+    with Operator(signals) as operator:
+        yield operator
+    signals.restore()
+
+
+def test_two_commands_in_one_scene_are_done_and_the_simulator_says_so(operator, start):
+    arm = start('-m', 'quantvla_ros', 'tabletop', '--ros-args', '-p', f'seed:={SEED}')
+    node = start(
+        '-m', 'quantvla_ros', 'policy', '--ros-args', '-p', f'policy:={CHECKPOINT}',
+        '-p', f'contract:={CONTRACT}',
+    )
+    assert operator.transition(CONFIGURE), node.output
+    assert operator.transition(ACTIVATE)
+    first, second = (cube.colour for cube in Tabletop(SEED).scene.cubes[:2])
+    for task in (Task(TaskKind.REACH, first), Task(TaskKind.PICK, second)):
+        operator.command(task.instruction)
+        event = operator.wait_for('done', PATIENCE)
+        assert event is not None, f'{task.instruction}: {operator.status.reason}'
+        assert event.message == task.instruction
+    # Chunks carry what they are for, and come in order.
+    sequences = [chunk.sequence for _, chunk in operator.chunks]
+    stamps = [nanoseconds(chunk.header.stamp) for _, chunk in operator.chunks]
+    assert sequences == sorted(set(sequences)) and stamps == sorted(set(stamps))
+    assert {chunk.artifact_id for _, chunk in operator.chunks} == {'float:tabletop_pi05'}
+    assert operator.transition(DEACTIVATE)
+    operator.wait_until(
+        lambda: operator.status.state == PolicyStatus.INACTIVE, 'the inactive state', PATIENCE
+    )
+    assert stop(node) == 0, node.output
+    assert 'refused' not in arm.output  # the controller took every trajectory
+    assert stop(arm) == 0
