@@ -3,14 +3,14 @@
 """A node as a process: it spins until it is told to stop, then stops in order.
 
 rclpy's own signal handling invalidates every publisher at once, so that nothing could be sent any
-more; here a signal only leaves a mark, and the main thread does the rest. A second signal changes
+more; here a signal only wakes the main thread, which does the rest. A second signal changes
 nothing.
 """
 from __future__ import annotations
 
 import contextlib
 import os
-import queue
+import select
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -29,39 +29,43 @@ class StopSignal:
     """Set by SIGINT or SIGTERM. Make it before anything slow is imported, in the main thread."""
 
     def __init__(self) -> None:
-        # No threading.Event: a second signal while its `set` holds the lock would wait for ever.
-        # SimpleQueue.put may be interrupted by itself.
-        self._stopped = False
-        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # A pipe that is written and never read: whoever waits for it wakes, now or later. Python
+        # itself writes to it when a signal arrives, in whichever thread that is: of two signals in
+        # a row the second may reach another thread, take the first one with it, and leave the main
+        # thread asleep. A lock (Event, Queue) would hang where two handlers meet.
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._previous_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._previous = {
-            number: signal.signal(number, self._handle)
+            number: signal.signal(number, _leave_it_to_the_pipe)
             for number in (signal.SIGINT, signal.SIGTERM)
         }
 
-    def _handle(self, number: int, frame: object) -> None:
-        self.set()
-
     def set(self) -> None:
         """Stop for a reason of our own."""
-        self._stopped = True
-        self._wake.put(None)
+        with contextlib.suppress(BlockingIOError):  # full: it says so already
+            os.write(self._writer, b'.')
 
     def is_set(self) -> bool:
         """Whether to stop."""
-        return self._stopped
+        return self.wait(0.0)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for it; True when it has come."""
-        if not self._stopped:
-            with contextlib.suppress(queue.Empty):
-                self._wake.get(timeout=timeout)
-                self._wake.put(None)  # for whoever else waits
-        return self._stopped
+        ready, _, _ = select.select([self._reader], [], [], timeout)
+        return bool(ready)
 
     def restore(self) -> None:
-        """Put the handlers back that were there before."""
+        """Put the handlers back that were there before; the last call."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._previous_wakeup)
+        for end in (self._reader, self._writer):
+            os.close(end)
+
+
+def _leave_it_to_the_pipe(number: int, frame: object) -> None:
+    """Python writes to the wake-up pipe only for signals that have a handler."""
 
 
 class Stoppable(Protocol):
