@@ -36,7 +36,7 @@ _COMMAND = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
 )
-_DISCOVERY = 1.0  # s for other processes to be seen
+_DISCOVERY = 3.0  # s for other processes to be seen, on a busy machine too
 _POLL = 0.05  # s between two looks at the stop signal while waiting
 
 
@@ -115,7 +115,13 @@ class Operator:
         Raises:
             QuantVLAError: somebody uses them, perhaps a real arm.
         """
-        self._stop.wait(_DISCOVERY)
+        for _ in range(round(_DISCOVERY / _POLL)):
+            self._refuse_company_now()
+            if self._stop.wait(_POLL):
+                return
+        self._refuse_company_now()
+
+    def _refuse_company_now(self) -> None:
         for topic in ('arm_controller/joint_trajectory', 'joint_states', 'policy/status'):
             name = self.node.resolve_topic_name(topic)
             if self.node.count_publishers(name) or self.node.count_subscribers(name) > (
