@@ -330,11 +330,12 @@ def test_a_checkpoint_for_another_robot_is_refused_with_the_difference(bag, tmp_
 def test_an_interrupt_leaves_nothing(checkpoint, bag, tmp_path, number):
     # The signal comes from inside, at a known place: in the middle of the quantized runs.
     program = (
-        'import os, sys\n'
+        'import signal, sys\n'
         'from quantvla_ros.quantization import calibrate\n'
         'from quantvla_ros.cli.main import main\n'
         'def interrupted(*arguments, **settings):\n'
-        f'    os.kill(os.getpid(), {int(number)})\n'
+        # To this very thread: another one might take it, and the handler would come later.
+        f'    signal.raise_signal({int(number)})\n'
         'calibrate.balance = interrupted\n'
         f'sys.exit(main({command(checkpoint, bag, tmp_path / "out" / "policy")!r}))\n'
     )
