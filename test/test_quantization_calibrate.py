@@ -331,6 +331,8 @@ def test_an_interrupt_leaves_nothing(checkpoint, bag, tmp_path, number):
     # The signal comes from inside, at a known place: in the middle of the quantized runs.
     program = (
         'import signal, sys\n'
+        # A job in the background inherits an ignored SIGINT.
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
         'from quantvla_ros.quantization import calibrate\n'
         'from quantvla_ros.cli.main import main\n'
         'def interrupted(*arguments, **settings):\n'
