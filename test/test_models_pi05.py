@@ -79,4 +79,4 @@ def test_prepared_steps_do_not_outlive_the_weights(model, reference):
 @needs_fixture
 def test_every_linear_layer_has_a_role(model):
     linears = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    assert set(model.linear_roles()) == linears
+    assert set(model.linear_places()) == linears

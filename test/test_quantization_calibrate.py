@@ -72,7 +72,7 @@ def run(checkpoint, recipe=None, **changes):
 
 
 def statistics(model, processor, samples):
-    with observe_heads(model.head_attentions()) as found:
+    with observe_heads([layer.attention for layer in model.head_layers()]) as found:
         for index, observation in enumerate(samples):
             inputs = processor.inputs(observation)
             noise = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(index))
@@ -107,7 +107,9 @@ def test_corrections_that_are_off_leave_the_head_alone(checkpoint, monkeypatch):
     assert calibration.corrected == calibration.uncorrected
     original = load_model(checkpoint)
     for quantized, attention in zip(
-        model.head_attentions(), original.head_attentions(), strict=True
+        [layer.attention for layer in model.head_layers()],
+        [layer.attention for layer in original.head_layers()],
+        strict=True,
     ):
         assert torch.equal(quantized.q_proj.weight, attention.q_proj.weight)
 
@@ -124,8 +126,8 @@ def test_folded_weights_are_rounded_as_they_are_stored(checkpoint, monkeypatch):
     monkeypatch.setitem(SCHEMES, 'w8a8', Shrinking)
     model, _, calibration = run(checkpoint)
     assert calibration.beta[0] != 1.0
-    weight = model.head_attentions()[0].o_proj.weight
-    original = load_model(checkpoint).head_attentions()[0].o_proj.weight
+    weight = model.head_layers()[0].attention.o_proj.weight
+    original = load_model(checkpoint).head_layers()[0].attention.o_proj.weight
     assert torch.equal(weight, (original.double() * calibration.beta[0]).float().bfloat16().float())
 
 

@@ -156,7 +156,7 @@ def run(model, batch=1):
 
 def test_statistics_cover_every_layer_step_and_valid_key_and_probes_come_off(model):
     seen = []
-    attentions = model.head_attentions()
+    attentions = [layer.attention for layer in model.head_layers()]
     with observe_heads(attentions) as statistics:
         original = attentions[0].probe
         attentions[0].probe = lambda *c: (seen.append(c), original(*c))
@@ -175,6 +175,7 @@ def test_statistics_cover_every_layer_step_and_valid_key_and_probes_come_off(mod
 
 
 def test_probes_come_off_when_the_run_fails(model):
-    with pytest.raises(ZeroDivisionError), observe_heads(model.head_attentions()):
+    attentions = [layer.attention for layer in model.head_layers()]
+    with pytest.raises(ZeroDivisionError), observe_heads(attentions):
         raise ZeroDivisionError
-    assert all(a.probe is None for a in model.head_attentions())
+    assert all(attention.probe is None for attention in attentions)

@@ -90,6 +90,11 @@ class GatedMLP(nn.Module):
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, width, bias=False)
 
+    @property
+    def output_projection(self) -> nn.Module:
+        """The last linear layer, float or quantized."""
+        return self.down_proj
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to [..., width]."""
         return self.down_proj(F.gelu(self.gate_proj(x), approximate='tanh') * self.up_proj(x))
@@ -110,6 +115,16 @@ class GroupedAttention(nn.Module):
         self.v_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
         self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
         self.probe: Probe | None = None
+
+    @property
+    def query_projection(self) -> nn.Module:
+        """The linear layer that makes the queries, float or quantized."""
+        return self.q_proj
+
+    @property
+    def output_projection(self) -> nn.Module:
+        """The linear layer after the mixing, float or quantized."""
+        return self.o_proj
 
     def query(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """[B, T, width] to rotated queries [B, heads, T, head_dim]."""

@@ -17,34 +17,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantvla_ros.models.gemma import (
+    GEMMA_2B,
+    GEMMA_300M,
+    ExpertStack,
+    GemmaConfig,
+    Modulation,
+    Prefix,
+    PrefixStack,
+)
 from quantvla_ros.models.layers import (
-    AdaptiveRMSNorm,
-    GatedMLP,
-    GroupedAttention,
-    RMSNorm,
-    rotary_table,
     time_embedding,
 )
-from quantvla_ros.models.roles import Role
+from quantvla_ros.models.network import Equalization, HeadLayer, InterfacePoint, integrate
+from quantvla_ros.models.roles import PARTS, Part, Place, Role
 from quantvla_ros.models.siglip import VisionConfig, VisionTower
-
-ROTARY_THETA = 10_000.0
-
-
-@dataclass(frozen=True)
-class GemmaConfig:
-    """Sizes of one Gemma stack."""
-
-    width: int
-    depth: int
-    mlp: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-
-GEMMA_2B = GemmaConfig(width=2048, depth=18, mlp=16384, heads=8, kv_heads=1, head_dim=256)
-GEMMA_300M = GemmaConfig(width=1024, depth=18, mlp=4096, heads=8, kv_heads=1, head_dim=256)
 
 
 @dataclass(frozen=True)
@@ -62,142 +49,6 @@ class PI05Config:
     max_period: float = 4.0
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """What the action expert reads of pictures and prompt.
-
-    Attributes:
-        keys, values: per layer [B, kv_heads, T, head_dim], keys after rotary embedding.
-        valid: [B, T] bool, False at padding and absent cameras.
-    """
-
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    valid: Tensor
-
-
-@dataclass(frozen=True)
-class Modulation:
-    """adaRMS modulation of one instant of the flow.
-
-    Attributes:
-        layers: per layer, for the two norms, [B, 3, width] float32.
-        final: [B, 3, width] float32.
-    """
-
-    layers: tuple[tuple[Tensor, Tensor], ...]
-    final: Tensor
-
-
-class PrefixLayer(nn.Module):
-    """One block of the language backbone."""
-
-    def __init__(self, config: GemmaConfig) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.width)
-        self.self_attn = GroupedAttention(
-            config.width, config.heads, config.kv_heads, config.head_dim
-        )
-        self.post_attention_layernorm = RMSNorm(config.width)
-        self.mlp = GatedMLP(config.width, config.mlp)
-
-
-class PrefixStack(nn.Module):
-    """The language backbone: prefix tokens to keys and values of every layer."""
-
-    layers: Sequence[PrefixLayer]
-
-    def __init__(self, config: GemmaConfig, vocabulary: int) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(vocabulary, config.width)
-        layers = nn.ModuleList(PrefixLayer(config) for _ in range(config.depth))
-        self.layers = layers  # type: ignore[assignment]
-        self.norm = RMSNorm(config.width)  # in the checkpoints; nothing reads its output
-
-    def forward(self, x: Tensor, valid: Tensor) -> Prefix:
-        """[B, T, width] embeddings and [B, T] bool to the prefix that the expert reads.
-
-        Bidirectional over the valid tokens; padding does not advance the position.
-        """
-        attention = self.layers[0].self_attn
-        rotary = rotary_table(positions(valid), attention.head_dim, ROTARY_THETA)
-        mask = valid[:, None, None, :]
-        keys, values = [], []
-        for index, layer in enumerate(self.layers):
-            normed = layer.input_layernorm(x)
-            key, value = layer.self_attn.key_value(normed, rotary)
-            keys.append(key)
-            values.append(value)
-            if index + 1 == len(self.layers):
-                break  # nothing reads the output of the last layer
-            query = layer.self_attn.query(normed, rotary)
-            x = x + layer.self_attn.attend(query, key, value, mask)
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
-        return Prefix(tuple(keys), tuple(values), valid)
-
-
-class ExpertLayer(nn.Module):
-    """One block of the action expert."""
-
-    def __init__(self, config: GemmaConfig) -> None:
-        super().__init__()
-        self.input_layernorm = AdaptiveRMSNorm(config.width)
-        self.self_attn = GroupedAttention(
-            config.width, config.heads, config.kv_heads, config.head_dim
-        )
-        self.post_attention_layernorm = AdaptiveRMSNorm(config.width)
-        self.mlp = GatedMLP(config.width, config.mlp)
-
-
-class ExpertStack(nn.Module):
-    """The action expert: its tokens see each other and the whole valid prefix."""
-
-    layers: Sequence[ExpertLayer]
-
-    def __init__(self, config: GemmaConfig) -> None:
-        super().__init__()
-        layers = nn.ModuleList(ExpertLayer(config) for _ in range(config.depth))
-        self.layers = layers  # type: ignore[assignment]
-        self.norm = AdaptiveRMSNorm(config.width)
-
-    def modulation(self, condition: Tensor) -> Modulation:
-        """[B, width] condition of one instant to the modulation of every norm."""
-        layers = tuple(
-            (
-                layer.input_layernorm.modulation(condition),
-                layer.post_attention_layernorm.modulation(condition),
-            )
-            for layer in self.layers
-        )
-        return Modulation(layers, self.norm.modulation(condition))
-
-    def forward(self, x: Tensor, prefix: Prefix, modulation: Modulation) -> Tensor:
-        """[B, S, width] action tokens to [B, S, width] features."""
-        batch, length = x.shape[:2]
-        start = prefix.valid.sum(-1, keepdim=True)
-        place = start + torch.arange(length, device=x.device)
-        rotary = rotary_table(place, self.layers[0].self_attn.head_dim, ROTARY_THETA)
-        own = prefix.valid.new_ones(batch, length)
-        mask = torch.cat((prefix.valid, own), dim=1)[:, None, None, :]
-        for index, layer in enumerate(self.layers):
-            before_attention, before_mlp = modulation.layers[index]
-            normed = layer.input_layernorm(x, before_attention)
-            key, value = layer.self_attn.key_value(normed, rotary)
-            key = torch.cat((prefix.keys[index], key), dim=2)
-            value = torch.cat((prefix.values[index], value), dim=2)
-            query = layer.self_attn.query(normed, rotary)
-            mixed = layer.self_attn.attend(query, key, value, mask)
-            x = x + (before_attention[:, 2, None] * mixed).to(x.dtype)
-            mixed = layer.mlp(layer.post_attention_layernorm(x, before_mlp))
-            x = x + (before_mlp[:, 2, None] * mixed).to(x.dtype)
-        return self.norm(x, modulation.final)
-
-
-def positions(valid: Tensor) -> Tensor:
-    """[B, T] bool to [B, T] positions that padding does not advance."""
-    return valid.long().cumsum(-1) - 1
-
-
 class _Container(nn.Module):
     """A node of the checkpoint's key tree without behaviour of its own."""
 
@@ -205,6 +56,63 @@ class _Container(nn.Module):
         super().__init__()
         for name, child in children.items():
             self.add_module(name, child)
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """What the network takes of an observation, or of several.
+
+    Attributes:
+        images: per camera [B, 3, image, image] float32 in [-1, 1]; absent cameras left out.
+        image_masks: per camera [B] bool, False where the robot lacks that camera.
+        tokens, token_mask: [B, T] ids, and which of them are real.
+    """
+
+    images: list[Tensor]
+    image_masks: list[Tensor]
+    tokens: Tensor
+    token_mask: Tensor
+
+
+class PI05Flow:
+    """The action expert on one prefix, ready to integrate from noise (t = 1) to actions (t = 0)."""
+
+    def __init__(self, model: PI05, prefix: Prefix) -> None:
+        self.model, self.prefix = model, prefix
+        self.steps = model.config.steps
+        self._modulations = model.modulations(prefix.valid.device)
+
+    def velocity(self, step: int, x: Tensor) -> Tensor:
+        """The velocity at [B, chunk, action_dim] noisy actions, float32."""
+        return self.model.velocity(x, self.prefix, self._modulations[step])
+
+    def advance(self, x: Tensor, velocity: Tensor) -> Tensor:
+        """One Euler step."""
+        return x - velocity / self.steps
+
+
+_TREE = 'paligemma_with_expert.paligemma.model.'
+_BACKBONE = _TREE + 'language_model.'
+_EXPERT = 'paligemma_with_expert.gemma_expert.model.'
+
+
+def _block(layer: str, norm: str, config: GemmaConfig) -> list[Equalization]:
+    """The equalizations of one block, `layer` being its path with a dot."""
+    attention, mlp = f'{layer}self_attn.', f'{layer}mlp.'
+    group = config.heads // config.kv_heads
+    value_of = tuple(  # channel of the mixed heads to the value it is made of
+        head // group * config.head_dim + channel
+        for head in range(config.heads)
+        for channel in range(config.head_dim)
+    )
+    qkv = tuple(f'{attention}{name}_proj' for name in 'qkv')
+    gated = (f'{mlp}gate_proj', f'{mlp}up_proj')
+    return [
+        Equalization(qkv, f'{layer}input_layernorm', norm),
+        Equalization((f'{attention}o_proj',), f'{attention}v_proj', 'linear', value_of),
+        Equalization(gated, f'{layer}post_attention_layernorm', norm),
+        Equalization((f'{mlp}down_proj',), f'{mlp}up_proj', 'linear'),
+    ]
 
 
 class PI05(nn.Module):
@@ -254,40 +162,74 @@ class PI05(nn.Module):
     @property
     def backbone(self) -> PrefixStack:
         """The language backbone."""
-        return self.get_submodule('paligemma_with_expert.paligemma.model.language_model')  # type: ignore[return-value]
+        return self.get_submodule(_BACKBONE[:-1])  # type: ignore[return-value]
 
     @property
     def expert(self) -> ExpertStack:
         """The action expert."""
-        return self.get_submodule('paligemma_with_expert.gemma_expert.model')  # type: ignore[return-value]
+        return self.get_submodule(_EXPERT[:-1])  # type: ignore[return-value]
 
-    def head_attentions(self) -> list[GroupedAttention]:
-        """The action head's attention modules, first layer first."""
-        return [layer.self_attn for layer in self.expert.layers]
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """(chunk, action) of the initial noise."""
+        return self.config.chunk, self.config.action_dim
 
-    def linear_roles(self) -> dict[str, Role]:
-        """The role of every linear layer (float or replaced), by module path."""
-        tree = 'paligemma_with_expert.paligemma.model.'
-        expert = 'paligemma_with_expert.gemma_expert.model.'
+    def head_layers(self) -> list[HeadLayer]:
+        """The action expert's layers, first to last."""
+        return [HeadLayer(layer.self_attn, layer.mlp) for layer in self.expert.layers]
+
+    def interface(self) -> list[InterfacePoint]:
+        """The values of the prefix, layer by layer; its keys are matched by the temperatures."""
+        return [
+            InterfacePoint(f'{_BACKBONE}layers.{index}.self_attn.v_proj', 'output')
+            for index in range(self.config.prefix.depth)
+        ]
+
+    def linear_places(self) -> dict[str, Place]:
+        """What every linear layer (float or replaced) is for, by module path."""
         rules: list[tuple[str, str, Role]] = [
-            (tree + 'vision_tower.', '', Role.VISION),
-            (tree + 'multi_modal_projector.', '', Role.PROJECTOR),
-            (tree + 'language_model.', '.self_attn.', Role.BACKBONE_ATTENTION),
-            (tree + 'language_model.', '.mlp.', Role.BACKBONE_MLP),
-            (expert, '.self_attn.', Role.HEAD_ATTENTION),
-            (expert, '.mlp.', Role.HEAD_MLP),
-            (expert, 'norm.', Role.HEAD_CONDITION),
+            (_TREE + 'vision_tower.', '', Role.VISION),
+            (_TREE + 'multi_modal_projector.', '', Role.PROJECTOR),
+            (_BACKBONE, '.self_attn.', Role.BACKBONE_ATTENTION),
+            (_BACKBONE, '.mlp.', Role.BACKBONE_MLP),
+            (_EXPERT, '.self_attn.', Role.HEAD_ATTENTION),
+            (_EXPERT, '.mlp.', Role.HEAD_MLP),
+            (_EXPERT, 'norm.', Role.HEAD_CONDITION),
             ('time_mlp_', '', Role.HEAD_CONDITION),
             ('action_', '', Role.HEAD_INPUT_OUTPUT),
         ]
-        roles = {}
+        places = {}
         for name, module in self.named_modules():
             if not hasattr(module, 'in_features'):
                 continue
-            roles[name] = next(
-                role for start, part, role in rules if name.startswith(start) and part in name
-            )
-        return roles
+            role = next(r for start, part, r in rules if name.startswith(start) and part in name)
+            places[name] = Place(role, PARTS.get(name.rpartition('.')[2], Part.OTHER))
+        return places
+
+    def equalizations(self) -> list[Equalization]:
+        """Where a scale per channel folds away, over backbone and expert."""
+        found = []
+        for index in range(self.config.prefix.depth):
+            layer = f'{_BACKBONE}layers.{index}.'
+            found += _block(layer, 'norm', self.config.prefix)
+        for index in range(self.config.expert.depth):
+            layer = f'{_EXPERT}layers.{index}.'
+            found += _block(layer, 'adaptive_norm', self.config.expert)
+        return found
+
+    def encoders(self) -> list[nn.Module]:
+        """PaliGemma: pictures and words to the prefix."""
+        return [self.get_submodule('paligemma_with_expert.paligemma')]
+
+    def embed(self, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
+        """As `embed_prefix`."""
+        return self.embed_prefix(
+            inputs.images, inputs.image_masks, inputs.tokens, inputs.token_mask
+        )
+
+    def flow(self, context: Prefix, inputs: ModelInputs | None = None) -> PI05Flow:
+        """The action expert on a prefix; pi0.5 reads nothing else of the inputs."""
+        return PI05Flow(self, context)
 
     def embed_prefix(
         self,
@@ -364,16 +306,10 @@ class PI05(nn.Module):
         Returns:
             [B, chunk, action_dim] float32, normalised actions.
         """
-        prefix = self.encode_prefix(images, image_masks, tokens, token_mask)
-        x, steps = noise.float(), self.config.steps
-        for step, modulation in enumerate(self._modulations(noise.device)):
-            velocity = self.velocity(x, prefix, modulation)
-            if on_step is not None:
-                on_step(step, x, velocity)
-            x = x - velocity / steps
-        return x
+        flow = self.flow(self.encode_prefix(images, image_masks, tokens, token_mask))
+        return integrate(flow, noise, on_step)
 
-    def _modulations(self, device: torch.device) -> list[Modulation]:
+    def modulations(self, device: torch.device) -> list[Modulation]:
         """The modulation of every step: constant for given weights, so computed once."""
         if self._prepared is None or self._prepared[0] != self.config.steps:
             steps = self.config.steps

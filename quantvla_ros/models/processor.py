@@ -24,6 +24,7 @@ from quantvla_ros.errors import CheckpointError, ObservationError
 from quantvla_ros.models.checkpoint import pi05_config
 from quantvla_ros.models.images import resize_with_pad, to_tensor
 from quantvla_ros.models.normalization import Mode, Normalizer
+from quantvla_ros.models.pi05 import ModelInputs
 from quantvla_ros.models.tokenizer import Tokenizer, find_tokenizer, load_tokenizer, pi05_prompt
 from quantvla_ros.observation.types import Observation
 
@@ -35,22 +36,6 @@ STATE, ACTION = 'observation.state', 'action'
 # the prompt is built in `inputs`.
 _PASSIVE = ('to_batch_processor', 'device_processor', 'pi05_prepare_state_tokenizer_processor_step')
 _RELATIVE = ('delta_actions_processor', 'relative_actions_processor', 'absolute_actions_processor')
-
-
-@dataclass(frozen=True)
-class ModelInputs:
-    """What `sample_actions` takes, for one observation.
-
-    Attributes:
-        images: per camera [1, 3, image, image] float32 in [-1, 1]; absent cameras left out.
-        image_masks: per camera [1] bool, all True.
-        tokens, token_mask: [1, T] exact length, no padding.
-    """
-
-    images: list[Tensor]
-    image_masks: list[Tensor]
-    tokens: Tensor
-    token_mask: Tensor
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What each linear layer of a policy is for; quantization layouts choose by role, never by name.
+"""What each linear layer of a policy is for; layouts and recipes choose by it, never by name.
 
-Knows nothing of any one architecture: each model names the roles of its own layers.
+Knows nothing of any one architecture: each model says it of its own layers.
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -16,7 +17,44 @@ class Role(Enum):
     PROJECTOR = 'projection of image features to the backbone'
     BACKBONE_ATTENTION = 'attention projections of the language backbone'
     BACKBONE_MLP = 'MLP of the language backbone'
+    FEATURES = 'refinement of backbone features before the action head'
     HEAD_ATTENTION = 'attention projections of the action head'
     HEAD_MLP = 'MLP of the action head'
     HEAD_CONDITION = 'modulation and time conditioning of the action head'
-    HEAD_INPUT_OUTPUT = 'projection of actions into and out of the action head'
+    HEAD_INPUT_OUTPUT = 'projection of states and actions into and out of the action head'
+
+
+class Part(Enum):
+    """The place of one linear layer within its attention or MLP."""
+
+    QUERY = 'query'
+    KEY = 'key'
+    VALUE = 'value'
+    OUTPUT = 'output'
+    GATE = 'gate'
+    UP = 'up'
+    DOWN = 'down'
+    OTHER = 'other'
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one linear layer is for: its role, and its place within that."""
+
+    role: Role
+    part: Part = Part.OTHER
+
+
+# By the attribute that holds a layer, in the public checkpoints of every architecture we read.
+PARTS = {
+    'q_proj': Part.QUERY,
+    'k_proj': Part.KEY,
+    'v_proj': Part.VALUE,
+    'o_proj': Part.OUTPUT,
+    'out_proj': Part.OUTPUT,
+    'gate_proj': Part.GATE,
+    'up_proj': Part.UP,
+    'down_proj': Part.DOWN,
+    'fc1': Part.UP,
+    'fc2': Part.DOWN,
+}

@@ -138,6 +138,10 @@ def calibrate(
     )
 
 
+def _attentions(model):
+    return [layer.attention for layer in model.head_layers()]
+
+
 class _Runs:
     """Runs of the policy as it is at the moment, always with the same noise per observation."""
 
@@ -151,7 +155,7 @@ class _Runs:
     ) -> tuple[HeadStatistics, list[Tensor]]:
         """Statistics over `observations` and chunks of `held_out`."""
         total = len(observations) + len(held_out)
-        with observe_heads(self.model.head_attentions()) as statistics:
+        with observe_heads(_attentions(self.model)) as statistics:
             for index, observation in enumerate(observations):
                 self._chunk(observation, index)
                 self.progress(stage, index + 1, total)
@@ -210,10 +214,10 @@ def _fold(
     model: PI05, alpha: Tensor, beta: Tensor, dtypes: Mapping[str, torch.dtype]
 ) -> None:
     """Fold both corrections into the head's attention, rounded as they will be stored."""
-    for layer, attention in enumerate(model.head_attentions()):
+    for layer, attention in enumerate(_attentions(model)):
         fold_temperature(attention, alpha[layer])
         fold_balance(attention, beta[layer])
-    folded = {id(p) for a in model.head_attentions() for p in a.parameters()}
+    folded = {id(p) for a in _attentions(model) for p in a.parameters()}
     for name, parameter in model.named_parameters():
         if id(parameter) in folded and name in dtypes:
             parameter.copy_(parameter.to(dtypes[name]))

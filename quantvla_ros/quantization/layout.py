@@ -13,20 +13,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from quantvla_ros.errors import CalibrationError
-from quantvla_ros.models.roles import Role
+from quantvla_ros.models.roles import Place, Role
 
 _VISION = 'few weights against the backbone, and int8 here changed actions most in public reports'
 _CONDITION = 'computed once per step from the time alone: no speed to gain, all layers depend on it'
 _INPUT_OUTPUT = 'tiny, and the integrated actions pass through it at every step'
+_FEATURES = 'few weights, and every layer of the head reads what they give'
 _HEAD_ATTENTION = 'its error grows over the denoising steps; the corrections are folded into it'
 _HEAD = 'not part of this layout'
 
 
-class HasRoles(Protocol):
-    """A model that names the role of each of its linear layers."""
+class HasPlaces(Protocol):
+    """A model that says what each of its linear layers is for."""
 
-    def linear_roles(self) -> dict[str, Role]:
-        """Role by module path."""
+    def linear_places(self) -> dict[str, Place]:
+        """Place by module path."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,14 @@ class Layout:
     def __post_init__(self) -> None:
         assert self.roles.isdisjoint(self.kept) and self.roles | set(self.kept) == set(Role)
 
-    def select(self, model: HasRoles) -> tuple[str, ...]:
+    def select(self, model: HasPlaces) -> tuple[str, ...]:
         """Module paths of the layers to quantize, in the model's order.
 
         Raises:
             CalibrationError: the model has no such layer.
         """
-        names = tuple(name for name, role in model.linear_roles().items() if role in self.roles)
+        places = model.linear_places()
+        names = tuple(name for name, place in places.items() if place.role in self.roles)
         if not names:
             wanted = ', '.join(sorted(role.value for role in self.roles))
             raise CalibrationError(
@@ -64,6 +66,7 @@ class Layout:
 _OUTSIDE = {
     Role.VISION: _VISION,
     Role.PROJECTOR: _VISION,
+    Role.FEATURES: _FEATURES,
     Role.HEAD_CONDITION: _CONDITION,
     Role.HEAD_INPUT_OUTPUT: _INPUT_OUTPUT,
 }
@@ -86,6 +89,16 @@ LAYOUTS = {
             'full',  # the paper's counter-example, for comparison
             frozenset(_BACKBONE | {Role.HEAD_MLP, Role.HEAD_ATTENTION}),
             _OUTSIDE,
+        ),
+        Layout(
+            'extended',  # the selective layout and what sees: for the smallest memory
+            frozenset(_BACKBONE | {Role.HEAD_MLP, Role.VISION, Role.PROJECTOR}),
+            {
+                Role.FEATURES: _FEATURES,
+                Role.HEAD_ATTENTION: _HEAD_ATTENTION,
+                Role.HEAD_CONDITION: _CONDITION,
+                Role.HEAD_INPUT_OUTPUT: _INPUT_OUTPUT,
+            },
         ),
     )
 }
