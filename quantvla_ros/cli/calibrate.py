@@ -7,16 +7,14 @@ import argparse
 import dataclasses
 import signal
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from quantvla_ros.cli.fit import check_fit
 from quantvla_ros.cli.progress import ProgressLine
-from quantvla_ros.contract.types import Contract
 from quantvla_ros.errors import CalibrationError
-from quantvla_ros.observation.types import Observation
 
 if TYPE_CHECKING:
     from quantvla_ros.quantization.calibrate import Calibration
@@ -58,6 +56,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from quantvla_ros.cli.calibration_data import read_frames
     from quantvla_ros.cli.frames import READING
     from quantvla_ros.contract.load import load_contract
     from quantvla_ros.engine.policy import check_device
@@ -87,7 +86,14 @@ def _run(args: argparse.Namespace) -> int:
         action_size=processor.action.size,
     )
     with ProgressLine((READING, *STAGES)) as progress:
-        data = read_frames(args, contract, recipe, processor.slots, progress)
+        data = read_frames(
+            args.bag,
+            contract,
+            recipe.sampling,
+            args.seed,
+            progress,
+            namespace=args.namespace,
+        )
         model = load_model(args.checkpoint, device)
         calibration = calibrate(
             model,
@@ -132,95 +138,6 @@ def _with_samples(recipe: Recipe, samples: int | None) -> Recipe:
         )
     return dataclasses.replace(
         recipe, sampling=dataclasses.replace(recipe.sampling, samples=samples)
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Frames:
-    """What was drawn from the bags.
-
-    Attributes:
-        observations, held_out: for the statistics and for the reported error.
-        account: how many frames of each episode and command were found and drawn.
-        bags: hash of each bag by name.
-    """
-
-    observations: list[Observation]
-    held_out: list[Observation]
-    account: list[dict[str, Any]]
-    bags: dict[str, str]
-
-
-def read_frames(
-    args: argparse.Namespace,
-    contract: Contract,
-    recipe: Recipe,
-    slots: Sequence[str],
-    progress: ProgressLine,
-) -> Frames:
-    """Draw observations from all bags, evenly over episodes and commands.
-
-    Raises:
-        CalibrationError: fewer than the recipe's minimum, with the counts.
-        BagError: a bag cannot be read.
-    """
-    from quantvla_ros.cli.frames import frames_of
-    from quantvla_ros.observation.bags import bag_hash
-    from quantvla_ros.quantization.sampling import BalancedSample
-
-    wanted = recipe.sampling
-    sample: BalancedSample[Observation] = BalancedSample(
-        wanted.samples + wanted.held_out, args.seed
-    )
-    for _, frame in frames_of(args.bag, contract, progress, namespace=args.namespace):
-        observation = frame.observation
-        sample.add((frame.episode, observation.instruction), observation)
-    bags: dict[str, str] = {}
-    for bag in args.bag:
-        bags[_unique(bag.resolve().name, bags)] = bag_hash(bag)
-    drawn = sample.draw()
-    # With too few for both, four go to the statistics for each one that is held out.
-    held_out = min(wanted.held_out, max(len(drawn) - wanted.samples, len(drawn) // 5, 1))
-    if len(drawn) - held_out < wanted.minimum:
-        raise CalibrationError(_too_few(wanted.minimum, held_out, sample.found))
-    used: dict[Hashable, int] = {}
-    for group, _ in drawn:
-        used[group] = used.get(group, 0) + 1
-    return Frames(
-        observations=[observation for _, observation in drawn[held_out:]],
-        held_out=[observation for _, observation in drawn[:held_out]],
-        account=[
-            {
-                'episode': group[0],
-                'instruction': group[1],
-                'found': count,
-                'used': used.get(group, 0),
-            }
-            for group, count in sample.found.items()
-            if isinstance(group, tuple)
-        ],
-        bags=bags,
-    )
-
-
-def _unique(name: str, taken: Mapping[str, str]) -> str:
-    """A name for a bag that no other bag has."""
-    number, unique = 2, name
-    while unique in taken:
-        unique, number = f'{name} ({number})', number + 1
-    return unique
-
-
-def _too_few(minimum: int, held_out: int, found: Mapping[Hashable, int]) -> str:
-    listed = '; '.join(
-        f'{count} of episode {group[0]} ({group[1]!r})'
-        for group, count in found.items()
-        if isinstance(group, tuple)
-    )
-    return (
-        f'expected at least {minimum} observations and {held_out} held out, found '
-        f'{sum(found.values())}: {listed}; record more or longer episodes, or lower the minimum '
-        f'in the recipe'
     )
 
 
