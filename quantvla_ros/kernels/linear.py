@@ -1,10 +1,11 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The one interface to INT8 linears: int8 weights, dynamic per-token int8 activations.
+"""The one interface to INT8 linears: int8 or packed 4-bit weights, activations quantized here.
 
 Knows which backend serves which device; knows nothing of models, recipes or how a kernel works.
 `reference` defines the result. A backend is a module of three functions (`unavailable`,
-`quantize_rows`, `scaled_matmul`); adding one adds a file and one line here.
+`quantize_rows`, `scaled_matmul`) and, where it multiplies packed weights as they are, a fourth,
+`packed_linear`; adding one adds a file and one line here.
 """
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ import torch
 from torch import Tensor
 
 from quantvla_ros.errors import BackendError
+from quantvla_ros.kernels.packing import expand
 from quantvla_ros.kernels.reference import MAX_COLUMNS
+from quantvla_ros.kernels.rows import Rows
+
+__all__ = ['BACKENDS', 'Rows', 'available_backends', 'int4_linear', 'int8_linear']
 
 # In the order of preference on a device. Modules are imported when asked for.
 BACKENDS = {
@@ -25,6 +30,7 @@ BACKENDS = {
     'triton': 'quantvla_ros.kernels.triton_int8',  # NVIDIA GPUs
 }
 _REFERENCE = 'quantvla_ros.kernels.reference'
+_DYNAMIC = Rows()
 
 
 def available_backends(device: torch.device | str) -> tuple[str, ...]:
@@ -39,28 +45,78 @@ def int8_linear(
     weight_scale: Tensor,
     bias: Tensor | None = None,
     *,
+    rows: Rows = _DYNAMIC,
     backend: str | None = None,
 ) -> Tensor:
-    """`x @ (weight_scale * weight_q).T + bias` with the rows of x quantized to int8 on the way.
+    """`x' @ (weight_scale * weight_q).T + bias`, x' being the rows of x quantized as `rows` says.
 
     Args:
         x: [..., K] float32, bfloat16 or float16; any number of rows, none included.
         weight_q: [N, K] int8, contiguous. weight_scale: [N] float32.
         bias: [N] or None.
+        rows: how x becomes integers; by default 8 bits, each row by its own largest magnitude.
         backend: a name of `available_backends`, or 'reference'; None takes the preferred one.
     Returns:
         [..., N] of x's dtype. A row of x with a NaN or an infinity gives a row of NaN.
     Raises:
         BackendError: the backend is not there on x's device, or the shapes or dtypes do not fit.
     """
-    _check(x, weight_q, weight_scale, bias)
+    _check_matrix('weight_q', weight_q, torch.int8)
+    _check(x, *weight_q.shape, {'weight_q': weight_q}, weight_scale, bias, rows)
     module = _module(backend, x.device)
-    rows = x.reshape(-1, x.shape[-1])
+    flat = x.reshape(-1, x.shape[-1])
     shape = (*x.shape[:-1], weight_q.shape[0])
-    if rows.shape[0] == 0:
+    if flat.shape[0] == 0:
         return x.new_empty(shape)
-    q, scale = module.quantize_rows(rows)
+    q, scale = module.quantize_rows(flat, rows)
     return module.scaled_matmul(q, scale, weight_q, weight_scale, bias, x.dtype).reshape(shape)
+
+
+def int4_linear(
+    x: Tensor,
+    weight_packed: Tensor,
+    group_scale: Tensor | None,
+    group: int,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    *,
+    rows: Rows = _DYNAMIC,
+    backend: str | None = None,
+) -> Tensor:
+    """`int8_linear` with the int8 weights that packed ones stand for (see `packing`).
+
+    A backend without packed weights expands them at every call; who has the memory expands once
+    and calls `int8_linear`.
+
+    Args:
+        x, weight_scale, bias, rows, backend: as for `int8_linear`; K even.
+        weight_packed: [N, K / 2] uint8, contiguous.
+        group_scale: [N, ceil(K / group)] uint8 in 1..15, contiguous, or None.
+        group: columns that share a group scale, even; 0 without group_scale.
+    Returns, raises:
+        As `int8_linear`.
+    """
+    _check_matrix('weight_packed', weight_packed, torch.uint8)
+    outputs, columns = weight_packed.shape[0], 2 * weight_packed.shape[1]
+    weights = {'weight_packed': weight_packed}
+    if group_scale is not None:
+        _check_groups(group_scale, group, outputs, columns)
+        weights['group_scale'] = group_scale
+    elif group != 0:
+        raise BackendError(f'group: expected 0 without group_scale, found {group}')
+    _check(x, outputs, columns, weights, weight_scale, bias, rows)
+    module = _module(backend, x.device)
+    flat = x.reshape(-1, columns)
+    shape = (*x.shape[:-1], outputs)
+    if flat.shape[0] == 0:
+        return x.new_empty(shape)
+    if hasattr(module, 'packed_linear'):
+        y = module.packed_linear(flat, weight_packed, group_scale, group, weight_scale, bias, rows)
+    else:
+        q, scale = module.quantize_rows(flat, rows)
+        weight_q = expand(weight_packed, group_scale, group)
+        y = module.scaled_matmul(q, scale, weight_q, weight_scale, bias, x.dtype)
+    return y.reshape(shape)
 
 
 def _module(name: str | None, device: torch.device) -> ModuleType:
@@ -93,19 +149,46 @@ def _unavailable(name: str, device: torch.device) -> str | None:
     return importlib.import_module(BACKENDS[name]).unavailable(device)
 
 
-def _check(x: Tensor, weight_q: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
-    if weight_q.dtype != torch.int8 or weight_q.dim() != 2 or not weight_q.is_contiguous():
+def _check_matrix(name: str, weight: Tensor, dtype: torch.dtype) -> None:
+    if weight.dtype != dtype or weight.dim() != 2 or not weight.is_contiguous():
         raise BackendError(
-            'weight_q: expected a contiguous [N, K] int8 tensor, found '
-            f'{weight_q.dtype} {list(weight_q.shape)}'
+            f'{name}: expected a contiguous [N, {"K" if dtype == torch.int8 else "K / 2"}] '
+            f'{str(dtype).removeprefix("torch.")} tensor, found {weight.dtype} {list(weight.shape)}'
         )
-    outputs, columns = weight_q.shape
+
+
+def _check_groups(group_scale: Tensor, group: int, outputs: int, columns: int) -> None:
+    if group < 2 or group % 2:
+        raise BackendError(f'group: expected an even number of columns, found {group}')
+    groups = -(-columns // group)
+    if (
+        group_scale.dtype != torch.uint8
+        or group_scale.shape != (outputs, groups)
+        or not group_scale.is_contiguous()
+    ):
+        raise BackendError(
+            f'group_scale: expected contiguous uint8 [{outputs}, {groups}], found '
+            f'{group_scale.dtype} {list(group_scale.shape)}'
+        )
+
+
+def _check(
+    x: Tensor,
+    outputs: int,
+    columns: int,
+    weights: dict[str, Tensor],
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    rows: Rows,
+) -> None:
     if not x.is_floating_point() or x.dim() == 0 or x.shape[-1] != columns:
         raise BackendError(
             f'x: expected floating point [..., {columns}], found {x.dtype} {list(x.shape)}'
         )
     if columns == 0 or columns > MAX_COLUMNS:
-        raise BackendError(f'weight_q: expected 1 to {MAX_COLUMNS} columns, found {columns}')
+        raise BackendError(
+            f'{next(iter(weights))}: expected K from 1 to {MAX_COLUMNS}, found {columns} columns'
+        )
     if weight_scale.dtype != torch.float32 or weight_scale.shape != (outputs,):
         raise BackendError(
             f'weight_scale: expected float32 [{outputs}], found {weight_scale.dtype} '
@@ -113,6 +196,29 @@ def _check(x: Tensor, weight_q: Tensor, weight_scale: Tensor, bias: Tensor | Non
         )
     if bias is not None and bias.shape != (outputs,):
         raise BackendError(f'bias: expected [{outputs}], found {list(bias.shape)}')
-    others = [tensor for tensor in (weight_q, weight_scale, bias) if tensor is not None]
-    if any(tensor.device != x.device for tensor in others):
-        raise BackendError(f'weights: expected on {x.device} like x, found on {weight_q.device}')
+    rotation, permutation = rows.rotation, rows.permutation
+    if rotation is not None and not (
+        (rotation.dim() == 2
+        and columns % rows.block == 0)
+        or (rotation.dim() == 3
+        and columns == rotation.shape[0] * rows.block)
+    ):
+        raise BackendError(
+            f'rows.rotation: expected [B, B] or [{columns} / B, B, B] with B a divisor of '
+            f'{columns}, found {list(rotation.shape)}'
+        )
+    if permutation is not None and permutation.shape != (columns,):
+        raise BackendError(
+            f'rows.permutation: expected [{columns}], found {list(permutation.shape)}'
+        )
+    tensors = {
+        **weights,
+        'weight_scale': weight_scale,
+        'bias': bias,
+        'rows.scale': rows.scale,
+        'rows.rotation': rotation,
+        'rows.permutation': permutation,
+    }
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != x.device:
+            raise BackendError(f'{name}: expected on {x.device} like x, found on {tensor.device}')

@@ -14,7 +14,8 @@ import math
 import torch
 from torch import Tensor
 
-from quantvla_ros.kernels.reference import LARGEST, SMALLEST
+from quantvla_ros.kernels.reference import SMALLEST
+from quantvla_ros.kernels.rows import Rows, turn
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -41,16 +42,29 @@ def _exact() -> bool:
     return True
 
 
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantize each row by its own largest magnitude: [M, K] -> [M, K] int8, [M] float32."""
-    x = x.float()
+def quantize_rows(x: Tensor, rows: Rows | None = None) -> tuple[Tensor, Tensor]:
+    """Permute, rotate and quantize each row: [M, K] -> [M, K] int8, [M] float32.
+
+    None: each row to 8 bits by its own largest magnitude.
+    """
+    rows = rows or Rows()
+    x = turn(x, rows, torch.float32)
     # One pass without a temporary of |x|; the maximum norm of an empty row is zero.
     largest = torch.linalg.vector_norm(x, float('inf'), dim=-1, keepdim=True)
     # Few small operations: on a small layer they cost more than the product.
-    scale = largest.clamp_min(SMALLEST).div_(LARGEST)
-    q = torch.mul(x, scale.reciprocal()).round_()
-    if not math.isfinite(largest.sum().item()):
-        broken = ~torch.isfinite(largest)  # perhaps none: the sum can overflow alone
+    if rows.scale is None:
+        scale = largest.clamp_min(SMALLEST).div_(rows.largest)
+        q = torch.mul(x, scale.reciprocal()).round_()
+        sound = True
+    else:
+        step = rows.scale.item()
+        sound = SMALLEST <= step < math.inf
+        scale = torch.full_like(largest, step if sound else math.nan)
+        q = torch.mul(x, rows.scale.reciprocal()).round_()
+        q.clamp_(-rows.largest, rows.largest)
+    if not sound or not math.isfinite(largest.sum().item()):
+        # Perhaps none: the sum can overflow alone.
+        broken = ~(torch.isfinite(largest) & torch.isfinite(scale))
         q.masked_fill_(broken, 0.0)  # NaN to int8 is undefined
         scale.masked_fill_(broken, math.nan)
     return q.to(torch.int8), scale.squeeze(-1)

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels.reference import SMALLEST
+from quantvla_ros.kernels.rows import Rows
 
 _OLDEST = (8, 0)  # int8 matrix instructions with 32 columns a step (Ampere)
 _ROW_BLOCK = 16384  # a row up to this length is quantized in registers in one pass
@@ -103,17 +105,21 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, rows: Rows | None = None) -> tuple[Tensor, Tensor]:
     """Quantize each row by its own largest magnitude: [M, K] -> [M, K] int8, [M] float32."""
     from quantvla_ros.kernels.triton_kernels import quantize_rows_kernel
 
+    if rows is not None and (rows.bits, rows.scale, rows.rotation, rows.permutation) != (
+        8, None, None, None
+    ):
+        raise BackendError('rows: the Triton backend quantizes to 8 bits, per row, unrotated only')
     x = x.contiguous()
-    rows, columns = x.shape
-    q = torch.empty((rows, columns), dtype=torch.int8, device=x.device)
-    scale = torch.empty(rows, dtype=torch.float32, device=x.device)
+    count, columns = x.shape
+    q = torch.empty((count, columns), dtype=torch.int8, device=x.device)
+    scale = torch.empty(count, dtype=torch.float32, device=x.device)
     block = min(1 << (columns - 1).bit_length(), _ROW_BLOCK)
     with _on(x.device):
-        quantize_rows_kernel[(rows,)](
+        quantize_rows_kernel[(count,)](
             x,
             q,
             scale,
