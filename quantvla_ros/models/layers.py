@@ -8,6 +8,8 @@ Parameter names are those of the public checkpoints, so that a state dict loads 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,47 @@ from torch import Tensor, nn
 # called with (logits [B, heads, Q, K] float32, scaled and before the mask;
 #              valid [B, 1, 1 or Q, K] bool; output [B, Q, width], after o_proj)
 Probe = Callable[[Tensor, Tensor, Tensor], None]
+
+gelu_tanh = partial(F.gelu, approximate='tanh')
+
+_Value = TypeVar('_Value')
+
+
+class Container(nn.Module):
+    """A node of the checkpoint's key tree without behaviour of its own."""
+
+    def __init__(self, **children: nn.Module) -> None:
+        super().__init__()
+        for name, child in children.items():
+            self.add_module(name, child)
+
+
+class PreparingModule(nn.Module):
+    """A module that keeps what it has computed from its weights alone, while they cannot change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._prepared: tuple[Any, Any] | None = None
+
+    def prepared(self, setting: Any, make: Callable[[], _Value]) -> _Value:
+        """What `make` gives for this setting, made once."""
+        if self._prepared is None or self._prepared[0] != setting:
+            self._prepared = (setting, make())
+        return self._prepared[1]
+
+    def train(self, mode: bool = True) -> PreparingModule:
+        """As nn.Module; weights may change from here on, so prepared values are dropped."""
+        self._prepared = None
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> PreparingModule:
+        self._prepared = None  # device or dtype changes
+        return super()._apply(fn, recurse)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As nn.Module; prepared values are dropped."""
+        self._prepared = None
+        return super().load_state_dict(*args, **kwargs)
 
 
 class RMSNorm(nn.Module):
@@ -82,10 +125,13 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class GatedMLP(nn.Module):
-    """`down(gelu_tanh(gate(x)) * up(x))`, no biases (Gemma)."""
+    """`down(activation(gate(x)) * up(x))`, no biases: tanh-GELU in Gemma, SiLU in Qwen."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(
+        self, width: int, hidden: int, activation: Callable[[Tensor], Tensor] = gelu_tanh
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.gate_proj = nn.Linear(width, hidden, bias=False)
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, width, bias=False)
@@ -97,7 +143,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to [..., width]."""
-        return self.down_proj(F.gelu(self.gate_proj(x), approximate='tanh') * self.up_proj(x))
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
 
 
 class GroupedAttention(nn.Module):

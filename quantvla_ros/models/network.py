@@ -52,6 +52,17 @@ class HeadMLP(Protocol):
         ...
 
 
+@dataclass
+class DenoisingStep:
+    """The step that the head is in, shared by its layers: some scales are looked up by it.
+
+    Attributes:
+        index: set by the flow before each evaluation of its velocity.
+    """
+
+    index: int = 0
+
+
 @dataclass(frozen=True)
 class HeadLayer:
     """One layer of the action head: what it adds to the residual stream."""
@@ -126,7 +137,19 @@ class Flow(Protocol):
 
 
 class Network(Protocol):
-    """A policy network. `inputs` is what the architecture's processor makes of an observation."""
+    """A policy network. `inputs` is what the architecture's processor makes of an observation.
+
+    Attributes:
+        denoising_step: set by the network's flows.
+        denoising_steps: how many there are.
+    """
+
+    denoising_step: DenoisingStep
+
+    @property
+    def denoising_steps(self) -> int:
+        """Steps of the integration."""
+        ...
 
     @property
     def backbone(self) -> Stack:

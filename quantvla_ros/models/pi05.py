@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantvla_ros.models.folding import gated_block
 from quantvla_ros.models.gemma import (
     GEMMA_2B,
     GEMMA_300M,
@@ -26,11 +27,15 @@ from quantvla_ros.models.gemma import (
     Prefix,
     PrefixStack,
 )
-from quantvla_ros.models.layers import (
-    time_embedding,
+from quantvla_ros.models.layers import Container, PreparingModule, time_embedding
+from quantvla_ros.models.network import (
+    DenoisingStep,
+    Equalization,
+    HeadLayer,
+    InterfacePoint,
+    integrate,
 )
-from quantvla_ros.models.network import Equalization, HeadLayer, InterfacePoint, integrate
-from quantvla_ros.models.roles import PARTS, Part, Place, Role
+from quantvla_ros.models.roles import Place, Role, find_places
 from quantvla_ros.models.siglip import VisionConfig, VisionTower
 
 
@@ -47,15 +52,6 @@ class PI05Config:
     steps: int = 10
     min_period: float = 4e-3
     max_period: float = 4.0
-
-
-class _Container(nn.Module):
-    """A node of the checkpoint's key tree without behaviour of its own."""
-
-    def __init__(self, **children: nn.Module) -> None:
-        super().__init__()
-        for name, child in children.items():
-            self.add_module(name, child)
 
 
 @dataclass(frozen=True)
@@ -84,6 +80,7 @@ class PI05Flow:
 
     def velocity(self, step: int, x: Tensor) -> Tensor:
         """The velocity at [B, chunk, action_dim] noisy actions, float32."""
+        self.model.denoising_step.index = step
         return self.model.velocity(x, self.prefix, self._modulations[step])
 
     def advance(self, x: Tensor, velocity: Tensor) -> Tensor:
@@ -96,26 +93,7 @@ _BACKBONE = _TREE + 'language_model.'
 _EXPERT = 'paligemma_with_expert.gemma_expert.model.'
 
 
-def _block(layer: str, norm: str, config: GemmaConfig) -> list[Equalization]:
-    """The equalizations of one block, `layer` being its path with a dot."""
-    attention, mlp = f'{layer}self_attn.', f'{layer}mlp.'
-    group = config.heads // config.kv_heads
-    value_of = tuple(  # channel of the mixed heads to the value it is made of
-        head // group * config.head_dim + channel
-        for head in range(config.heads)
-        for channel in range(config.head_dim)
-    )
-    qkv = tuple(f'{attention}{name}_proj' for name in 'qkv')
-    gated = (f'{mlp}gate_proj', f'{mlp}up_proj')
-    return [
-        Equalization(qkv, f'{layer}input_layernorm', norm),
-        Equalization((f'{attention}o_proj',), f'{attention}v_proj', 'linear', value_of),
-        Equalization(gated, f'{layer}post_attention_layernorm', norm),
-        Equalization((f'{mlp}down_proj',), f'{mlp}up_proj', 'linear'),
-    ]
-
-
-class PI05(nn.Module):
+class PI05(PreparingModule):
     """The policy network.
 
     Attributes:
@@ -128,23 +106,23 @@ class PI05(nn.Module):
         super().__init__()
         self.config = config
         width = config.expert.width
-        self.paligemma_with_expert = _Container(
-            paligemma=_Container(
-                model=_Container(
-                    vision_tower=_Container(vision_model=VisionTower(config.vision)),
-                    multi_modal_projector=_Container(
+        self.paligemma_with_expert = Container(
+            paligemma=Container(
+                model=Container(
+                    vision_tower=Container(vision_model=VisionTower(config.vision)),
+                    multi_modal_projector=Container(
                         linear=nn.Linear(config.vision.width, config.prefix.width)
                     ),
                     language_model=PrefixStack(config.prefix, config.vocabulary),
                 )
             ),
-            gemma_expert=_Container(model=ExpertStack(config.expert)),
+            gemma_expert=Container(model=ExpertStack(config.expert)),
         )
         self.action_in_proj = nn.Linear(config.action_dim, width)
         self.action_out_proj = nn.Linear(width, config.action_dim)
         self.time_mlp_in = nn.Linear(width, width)
         self.time_mlp_out = nn.Linear(width, width)
-        self._prepared: tuple[int, list[Modulation]] | None = None
+        self.denoising_step = DenoisingStep()
 
     # The tree above is the checkpoint's; these are the names we think in.
     @property
@@ -170,6 +148,11 @@ class PI05(nn.Module):
         return self.get_submodule(_EXPERT[:-1])  # type: ignore[return-value]
 
     @property
+    def denoising_steps(self) -> int:
+        """Steps of the integration."""
+        return self.config.steps
+
+    @property
     def noise_shape(self) -> tuple[int, int]:
         """(chunk, action) of the initial noise."""
         return self.config.chunk, self.config.action_dim
@@ -187,34 +170,30 @@ class PI05(nn.Module):
 
     def linear_places(self) -> dict[str, Place]:
         """What every linear layer (float or replaced) is for, by module path."""
-        rules: list[tuple[str, str, Role]] = [
-            (_TREE + 'vision_tower.', '', Role.VISION),
-            (_TREE + 'multi_modal_projector.', '', Role.PROJECTOR),
-            (_BACKBONE, '.self_attn.', Role.BACKBONE_ATTENTION),
-            (_BACKBONE, '.mlp.', Role.BACKBONE_MLP),
-            (_EXPERT, '.self_attn.', Role.HEAD_ATTENTION),
-            (_EXPERT, '.mlp.', Role.HEAD_MLP),
-            (_EXPERT, 'norm.', Role.HEAD_CONDITION),
-            ('time_mlp_', '', Role.HEAD_CONDITION),
-            ('action_', '', Role.HEAD_INPUT_OUTPUT),
-        ]
-        places = {}
-        for name, module in self.named_modules():
-            if not hasattr(module, 'in_features'):
-                continue
-            role = next(r for start, part, r in rules if name.startswith(start) and part in name)
-            places[name] = Place(role, PARTS.get(name.rpartition('.')[2], Part.OTHER))
-        return places
+        return find_places(
+            self,
+            (
+                (_TREE + 'vision_tower.', '', Role.VISION),
+                (_TREE + 'multi_modal_projector.', '', Role.PROJECTOR),
+                (_BACKBONE, '.self_attn.', Role.BACKBONE_ATTENTION),
+                (_BACKBONE, '.mlp.', Role.BACKBONE_MLP),
+                (_EXPERT, '.self_attn.', Role.HEAD_ATTENTION),
+                (_EXPERT, '.mlp.', Role.HEAD_MLP),
+                (_EXPERT, 'norm.', Role.HEAD_CONDITION),
+                ('time_mlp_', '', Role.HEAD_CONDITION),
+                ('action_', '', Role.HEAD_INPUT_OUTPUT),
+            ),
+        )
 
     def equalizations(self) -> list[Equalization]:
         """Where a scale per channel folds away, over backbone and expert."""
         found = []
         for index in range(self.config.prefix.depth):
             layer = f'{_BACKBONE}layers.{index}.'
-            found += _block(layer, 'norm', self.config.prefix)
+            found += gated_block(layer, 'norm', self.config.prefix)
         for index in range(self.config.expert.depth):
             layer = f'{_EXPERT}layers.{index}.'
-            found += _block(layer, 'adaptive_norm', self.config.expert)
+            found += gated_block(layer, 'adaptive_norm', self.config.expert)
         return found
 
     def encoders(self) -> list[nn.Module]:
@@ -311,23 +290,8 @@ class PI05(nn.Module):
 
     def modulations(self, device: torch.device) -> list[Modulation]:
         """The modulation of every step: constant for given weights, so computed once."""
-        if self._prepared is None or self._prepared[0] != self.config.steps:
-            steps = self.config.steps
-            times = [1.0 - step / steps for step in range(steps)]
-            prepared = [self.modulation(torch.tensor([t], device=device)) for t in times]
-            self._prepared = (steps, prepared)
-        return self._prepared[1]
-
-    def train(self, mode: bool = True) -> PI05:
-        """As nn.Module; weights may change from here on, so prepared values are dropped."""
-        self._prepared = None
-        return super().train(mode)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> PI05:
-        self._prepared = None  # device or dtype changes
-        return super()._apply(fn, recurse)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As nn.Module; prepared values are dropped."""
-        self._prepared = None
-        return super().load_state_dict(*args, **kwargs)
+        steps = self.config.steps
+        times = [1.0 - step / steps for step in range(steps)]
+        return self.prepared(
+            steps, lambda: [self.modulation(torch.tensor([t], device=device)) for t in times]
+        )

@@ -6,8 +6,11 @@ Knows nothing of any one architecture: each model says it of its own layers.
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+
+from torch import nn
 
 
 class Role(Enum):
@@ -45,7 +48,7 @@ class Place:
     part: Part = Part.OTHER
 
 
-# By the attribute that holds a layer, in the public checkpoints of every architecture we read.
+# By how a layer's path ends, in the public checkpoints of every architecture we read.
 PARTS = {
     'q_proj': Part.QUERY,
     'k_proj': Part.KEY,
@@ -57,4 +60,30 @@ PARTS = {
     'down_proj': Part.DOWN,
     'fc1': Part.UP,
     'fc2': Part.DOWN,
+    'to_q': Part.QUERY,
+    'to_k': Part.KEY,
+    'to_v': Part.VALUE,
+    'to_out.0': Part.OUTPUT,
+    'net.0.proj': Part.UP,
+    'net.2': Part.DOWN,
 }
+
+
+def find_places(
+    model: nn.Module, rules: Iterable[tuple[str, str, Role]]
+) -> dict[str, Place]:
+    """The place of every linear layer (float or replaced), by module path, in the tree's order.
+
+    Args:
+        rules: (how the path begins, what else is in it, role), the first that fits counts; every
+            linear layer needs one.
+    """
+    rules = tuple(rules)
+    places = {}
+    for name, module in model.named_modules():
+        if not hasattr(module, 'in_features'):
+            continue
+        role = next(r for start, inner, r in rules if name.startswith(start) and inner in name)
+        part = next((p for end, p in PARTS.items() if name.endswith('.' + end)), Part.OTHER)
+        places[name] = Place(role, part)
+    return places

@@ -1,0 +1,55 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Where a scale per channel folds away in a block of `GroupedAttention` and `GatedMLP`.
+
+Knows the names of those blocks' layers; knows nothing of where a scale comes from or how it folds.
+"""
+from __future__ import annotations
+
+from typing import Protocol
+
+from quantvla_ros.models.network import Equalization
+
+
+class HeadSizes(Protocol):
+    """Sizes of an attention whose query heads share keys and values."""
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        ...
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads."""
+        ...
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        ...
+
+
+def gated_block(layer: str, norm: str, sizes: HeadSizes) -> list[Equalization]:
+    """The equalizations of one pre-norm block.
+
+    Args:
+        layer: its path, with the dot.
+        norm: kind of its two norms. A norm of queries or keys is after their projections, so it
+            does not see what folds before them, and values pass it by.
+    """
+    attention, mlp = f'{layer}self_attn.', f'{layer}mlp.'
+    group = sizes.heads // sizes.kv_heads
+    value_of = tuple(  # channel of the mixed heads to the value it is made of
+        head // group * sizes.head_dim + channel
+        for head in range(sizes.heads)
+        for channel in range(sizes.head_dim)
+    )
+    qkv = tuple(f'{attention}{name}_proj' for name in 'qkv')
+    gated = (f'{mlp}gate_proj', f'{mlp}up_proj')
+    return [
+        Equalization(qkv, f'{layer}input_layernorm', norm),
+        Equalization((f'{attention}o_proj',), f'{attention}v_proj', 'linear', value_of),
+        Equalization(gated, f'{layer}post_attention_layernorm', norm),
+        Equalization((f'{mlp}down_proj',), f'{mlp}up_proj', 'linear'),
+    ]
