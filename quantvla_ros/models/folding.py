@@ -30,13 +30,17 @@ class HeadSizes(Protocol):
         ...
 
 
-def gated_block(layer: str, norm: str, sizes: HeadSizes) -> list[Equalization]:
+def gated_block(
+    layer: str, norm: str, sizes: HeadSizes, *, own_values: bool = True
+) -> list[Equalization]:
     """The equalizations of one pre-norm block.
 
     Args:
         layer: its path, with the dot.
         norm: kind of its two norms. A norm of queries or keys is after their projections, so it
             does not see what folds before them, and values pass it by.
+        own_values: the block's output projection reads its own values and nothing else does; False
+            leaves them alone.
     """
     attention, mlp = f'{layer}self_attn.', f'{layer}mlp.'
     group = sizes.heads // sizes.kv_heads
@@ -47,9 +51,10 @@ def gated_block(layer: str, norm: str, sizes: HeadSizes) -> list[Equalization]:
     )
     qkv = tuple(f'{attention}{name}_proj' for name in 'qkv')
     gated = (f'{mlp}gate_proj', f'{mlp}up_proj')
+    values = Equalization((f'{attention}o_proj',), f'{attention}v_proj', 'linear', value_of)
     return [
         Equalization(qkv, f'{layer}input_layernorm', norm),
-        Equalization((f'{attention}o_proj',), f'{attention}v_proj', 'linear', value_of),
+        *([values] if own_values else []),
         Equalization(gated, f'{layer}post_attention_layernorm', norm),
         Equalization((f'{mlp}down_proj',), f'{mlp}up_proj', 'linear'),
     ]

@@ -186,14 +186,17 @@ class PI05(PreparingModule):
         )
 
     def equalizations(self) -> list[Equalization]:
-        """Where a scale per channel folds away, over backbone and expert."""
+        """Where a scale per channel folds away, over backbone and expert.
+
+        Not in the values: the expert's output projections read the prefix's and its own in one sum.
+        """
         found = []
         for index in range(self.config.prefix.depth):
             layer = f'{_BACKBONE}layers.{index}.'
-            found += gated_block(layer, 'norm', self.config.prefix)
+            found += gated_block(layer, 'norm', self.config.prefix, own_values=False)
         for index in range(self.config.expert.depth):
             layer = f'{_EXPERT}layers.{index}.'
-            found += gated_block(layer, 'adaptive_norm', self.config.expert)
+            found += gated_block(layer, 'adaptive_norm', self.config.expert, own_values=False)
         return found
 
     def encoders(self) -> list[nn.Module]:
