@@ -1,19 +1,24 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""evaluate: open loop against recorded actions, closed loop paired between two policies."""
+"""evaluate: open loop against recorded actions, closed loop paired between policies."""
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from quantization_samples import COMMANDS, contract, write_bag, write_checkpoint
+from quantization_samples import COMMANDS, contract, observations, write_bag, write_checkpoint
 
 from quantvla_ros.cli import evaluate_bags, evaluate_tabletop
-from quantvla_ros.cli.evaluate_tabletop import Batch, Outcome, mcnemar, paired, wilson
+from quantvla_ros.cli.evaluate_tabletop import Batch, Outcome
+from quantvla_ros.cli.evaluation import labels
 from quantvla_ros.cli.main import main
 from quantvla_ros.contract.load import load_contract
+from quantvla_ros.engine.policy import load_policy
+from quantvla_ros.engine.trace import Trace, trace
+from quantvla_ros.observation.replay import replay
 from quantvla_ros.sim.tabletop.expert import expert_chunk
 from quantvla_ros.sim.tabletop.tasks import parse_task
 from quantvla_ros.sim.tabletop.world import Tabletop
@@ -40,6 +45,11 @@ def bag(tmp_path_factory):
     return write_bag(tmp_path_factory.mktemp('bags') / 'bag')
 
 
+@pytest.fixture(scope='module')
+def held_out(tmp_path_factory):
+    return write_bag(tmp_path_factory.mktemp('bags') / 'held_out', seed=1)
+
+
 # Open loop
 
 
@@ -47,51 +57,123 @@ def evaluate(*arguments):
     return main(['evaluate', '--contract', str(CONTRACT), *map(str, arguments)])
 
 
-def test_float_and_quantized_are_compared_on_a_bag(checkpoint, artifact, bag, tmp_path, capsys):
+def test_float_and_quantized_are_compared_on_a_bag(
+    checkpoint, artifact, held_out, tmp_path, capsys
+):
     out = tmp_path / 'result.json'
     assert evaluate(
-        '--policy', artifact, '--against', checkpoint, '--bag', bag, '--frames', 10, '--out', out
+        '--policy', artifact, '--against', checkpoint, '--bag', held_out, '--frames', 10,
+        '--json', out,
     ) == 0
     text = capsys.readouterr().out
-    assert 'w8a8' in text and 'float32' in text and 'gripper' in text
     found = json.loads(out.read_text())['open_loop']
+    ours, theirs = found['policies']
+    assert (ours['precision'], theirs['precision']) == ('w8a8', 'float32')
+    assert ours['label'] in text and theirs['label'] == found['against']
     assert found['names'] == list(contract().action.names) and found['observations'] == 10
     assert 0 < found['actions'] <= 40
-    assert 0 < found['between']['relative'] < 0.05
-    ours, theirs = found['rms_error']['w8a8'], found['rms_error']['float32 (against)']
-    np.testing.assert_allclose(ours, theirs, rtol=0.05)
+    np.testing.assert_allclose(ours['rms_error'], theirs['rms_error'], rtol=0.05)
     # the arm of the bag moves a hundredth a period: holding it still is nearly right
-    assert max(found['rms_error']['holding still']) < 0.1
+    assert max(found['holding_still']['rms_error']) < 0.1
+    (comparison,) = found['comparisons']
+    assert 0 < comparison['relative'] < 0.05 and comparison['cosine'] > 0.99
+    assert [joint['name'] for joint in comparison['joints']] == found['names']
+    assert [step['step'] for step in comparison['steps']] == [1, 2, 3]
+    assert comparison['steps'][-1]['relative'] == pytest.approx(comparison['relative'])
+    (gripper,) = comparison['grippers']
+    assert (gripper['name'], gripper['threshold'], gripper['of']) == ('gripper', 0.5, 40)
+    worst = comparison['worst_frames'][0]
+    assert worst['error'] == comparison['frame_error']['largest'] >= comparison['relative']
+    assert worst['instruction'] in COMMANDS and worst['episode'] in text
 
 
-def test_a_policy_that_repeats_the_recording_has_no_error(checkpoint, bag, monkeypatch):
-    from quantvla_ros.observation.replay import replay
+def test_many_policies_are_held_against_one_run_of_it(checkpoint, artifact, held_out, tmp_path):
+    # one call for an ablation; processes must not change a number
+    copy = shutil.copytree(artifact, tmp_path / 'copy')
+    found = []
+    for jobs in (1, 2):
+        out = tmp_path / f'{jobs}.json'
+        assert evaluate(
+            '--policy', artifact, copy, checkpoint, '--against', checkpoint, '--bag', held_out,
+            '--frames', 20, '--jobs', jobs, '--json', out,
+        ) == 0
+        found.append(json.loads(out.read_text())['open_loop'])
+    first, second = found[0]['comparisons']
+    assert found[0] == found[1]
+    assert first['relative'] == second['relative'] and first['policy'] != second['policy']
+    assert len(found[0]['policies']) == 3
 
+
+def test_bags_of_the_calibration_are_refused(checkpoint, artifact, bag, tmp_path, capsys):
+    # under another name too: what was seen is known by its content
+    copy = shutil.copytree(bag, tmp_path / 'another_day')
+    call = ('--policy', checkpoint, artifact, '--bag', copy, '--frames', 2)
+    assert evaluate(*call) == 2
+    error = capsys.readouterr().err
+    assert str(artifact) in error and '--allow-seen' in error and error.count('\n') == 1
+    out = tmp_path / 'result.json'
+    assert evaluate(*call, '--allow-seen', '--json', out) == 0
+    assert 'WARNING' in capsys.readouterr().err
+    policies = json.loads(out.read_text())['open_loop']['policies']
+    assert [policy['calibrated_on'] for policy in policies] == [[], [str(copy)]]
+
+
+class Known:
+    """A policy that gives what `chunk` makes of an observation, in place of a network."""
+
+    def __init__(self, monkeypatch, robot, chunk):
+        self.info = SimpleNamespace(
+            chunk_size=4, artifact_id='x', precision='exact', control_period=0.05,
+            slots=tuple(camera.slot for camera in robot.cameras), state_names=None, state_size=5,
+            action_names=None, action_size=5, weight_bytes=0, float_bytes=0,
+        )
+        self.chunk = chunk
+        monkeypatch.setattr('quantvla_ros.engine.policy.load_policy', lambda path, device: self)
+        monkeypatch.setattr('quantvla_ros.engine.trace.trace', self.trace)
+
+    def trace(self, policy, observation, *, seed):
+        chunk = self.chunk(observation)
+        return Trace(chunk, np.stack([np.zeros_like(chunk), chunk]))
+
+
+def test_a_policy_that_repeats_the_recording_has_no_error(checkpoint, bag, tmp_path, monkeypatch):
     robot = load_contract(CONTRACT)
     frames = replay(bag, robot)
     recorded = {f.observation.stamp: frames.recorded_chunk(f, 4) for f in frames}
     longer = 7  # rows that nothing was recorded for must not count
 
-    def infer(observation, seed):
-        chunk = recorded[observation.stamp]
-        return np.concatenate([chunk, np.full((longer, chunk.shape[1]), 1e9)])[:4]
+    def chunk(observation):
+        known = recorded[observation.stamp]
+        return np.concatenate([known, np.full((longer, known.shape[1]), 1e9)])[:4]
 
-    info = SimpleNamespace(
-        chunk_size=4, artifact_id='x', precision='exact', control_period=0.05,
-        slots=tuple(camera.slot for camera in robot.cameras), state_names=None, state_size=5,
-        action_names=None, action_size=5,
-    )
-    monkeypatch.setattr(
-        'quantvla_ros.engine.policy.load_policy',
-        lambda path, device: SimpleNamespace(info=info, infer=infer),
-    )
-    args = SimpleNamespace(
-        policy=checkpoint, against=None, contract=CONTRACT, bag=[bag], frames=50, seed=0,
-        namespace='', device='cpu',
-    )
-    found = evaluate_bags.evaluate(args).content['open_loop']
-    assert found['rms_error']['exact'] == [0.0] * 5
+    Known(monkeypatch, robot, chunk)
+    out = tmp_path / 'result.json'
+    assert evaluate('--policy', checkpoint, '--bag', bag, '--frames', 50, '--json', out) == 0
+    found = json.loads(out.read_text())['open_loop']
+    assert found['policies'][0]['rms_error'] == [0.0] * 5 and found['comparisons'] == []
     assert found['actions'] < 4 * 50  # the last frames of a command have fewer than four
+
+
+def test_a_policy_that_gives_nan_is_named(checkpoint, bag, monkeypatch, capsys):
+    Known(monkeypatch, load_contract(CONTRACT), lambda o: np.full((4, 5), np.nan, np.float32))
+    assert evaluate('--policy', checkpoint, '--bag', bag, '--frames', 2) == 2
+    assert f'{checkpoint}: expected numbers' in capsys.readouterr().err
+
+
+def test_a_trace_ends_where_inference_does(checkpoint):
+    policy = load_policy(checkpoint)
+    observation = observations(1)[0]
+    made = trace(policy, observation, seed=3)
+    assert made.states.shape == (4, 4, 5)
+    np.testing.assert_array_equal(made.actions, policy.infer(observation, seed=3))
+    np.testing.assert_array_equal(made.states[0], policy.noise(3)[0, :, :5])
+    restored = policy.processor.action.restore(made.states[-1])
+    np.testing.assert_array_equal(restored, made.actions)
+
+
+def test_policies_are_named_by_the_end_of_their_paths(tmp_path):
+    paths = [tmp_path / name for name in ('a/policy', 'b/policy', 'c')]
+    assert labels(paths) == ['a/policy', 'b/policy', 'c']
 
 
 def test_holding_still_goes_through_the_grippers_mapping():
@@ -120,7 +202,7 @@ def test_a_bag_without_actions_is_refused(checkpoint, tmp_path, capsys):
         (('--tabletop', '--seeds', 0), '--seeds: expected 1 or more'),
         (('--tabletop', '--delay', -1), '--delay: expected 0 or more'),
         (('--tabletop', '--delay', 3), 'expected chunks of at least 6 rows'),
-        (('--tabletop', '--out', '/nowhere/there.json'), '--out'),
+        (('--tabletop', '--json', '/nowhere/there.json'), '--json'),
         (('--bag', '/nowhere'), 'nowhere'),
     ],
 )
@@ -201,54 +283,43 @@ def test_the_number_of_processes_does_not_change_the_outcome(checkpoint, tmp_pat
         out = tmp_path / f'{jobs}.json'
         assert evaluate(
             '--policy', checkpoint, '--tabletop', '--seeds', 4, '--steps', 6, '--delay', 1,
-            '--jobs', jobs, '--out', out,
+            '--jobs', jobs, '--json', out,
         ) == 0
         found.append(json.loads(out.read_text())['tabletop'])
     assert found[0] == found[1]
     policy = found[0]['policies'][0]
     assert policy['success']['all']['of'] == policy['wrong_command']['all']['of'] == 4
-    assert [episode['seed'] for episode in policy['episodes']] == [0, 1, 2, 3]
+    assert policy['failures'] == [0, 1, 2, 3]
 
 
-def test_two_policies_are_paired_scene_by_scene(checkpoint, artifact, tmp_path, capsys):
+def test_policies_are_paired_scene_by_scene(monkeypatch, tmp_path, capsys):
+    done = {'a': {0, 1}, 'b': {0, 1, 2, 3}, 'float': {0, 2, 3}}
+    info = SimpleNamespace(
+        execute_steps=8, chunk_size=16, artifact_id='x', precision='x', weight_bytes=2**20
+    )
+    monkeypatch.setattr(
+        evaluate_tabletop, '_load',
+        lambda *a: (SimpleNamespace(info=info), load_contract(CONTRACT)),
+    )
+    monkeypatch.setattr(
+        evaluate_tabletop, 'run_batch',
+        lambda batch: [
+            Outcome(seed, 'pick', '', seed in done[batch.policy.name], 10) for seed in batch.seeds
+        ],
+    )
     out = tmp_path / 'result.json'
     assert evaluate(
-        '--policy', artifact, '--against', checkpoint, '--tabletop', '--seeds', 3, '--steps', 4,
-        '--delay', 1, '--no-control', '--out', out,
+        '--policy', tmp_path / 'a', tmp_path / 'b', '--against', tmp_path / 'float', '--tabletop',
+        '--seeds', 5, '--no-control', '--json', out,
     ) == 0
     found = json.loads(out.read_text())['tabletop']
-    assert found['paired'] == {'both': 0, 'neither': 3, 'repaired': 0, 'broken': 0, 'p': 1.0}
-    assert [policy['precision'] for policy in found['policies']] == ['w8a8', 'float32']
+    assert found['against'] == 'float'
+    assert [policy['failures'] for policy in found['policies']] == [[2, 3, 4], [4], [1, 4]]
+    a, b = found['comparisons']
+    assert (a['both'], a['only_first'], a['only_second'], a['neither']) == (1, 1, 2, 1)
+    assert (a['seeds_only_first'], a['seeds_only_second']) == ([1], [2, 3])
+    assert (b['both'], b['only_first'], b['only_second'], b['neither']) == (3, 1, 0, 1)
     assert 'McNemar' in capsys.readouterr().out
-
-
-def outcomes(successes):
-    return [Outcome(i, 'pick', 'x', s, 10) for i, s in enumerate(successes)]
-
-
-def test_repaired_and_broken_are_told_apart():
-    first = outcomes([True, True, False, False, True])
-    second = outcomes([True, False, True, False, False])
-    assert paired(first, second) == {
-        'both': 1, 'neither': 1, 'repaired': 2, 'broken': 1, 'p': 1.0,
-    }
-
-
-@pytest.mark.parametrize(
-    ('repaired', 'broken', 'p'),
-    # 2 * P(Binomial(n, 1/2) <= min), by hand
-    [(0, 0, 1.0), (5, 5, 1.0), (0, 6, 2 / 64), (9, 1, 2 * 11 / 1024), (14, 13, 1.0)],
-)
-def test_mcnemars_exact_p(repaired, broken, p):
-    assert mcnemar(repaired, broken) == pytest.approx(p)
-
-
-@pytest.mark.parametrize(
-    ('done', 'total', 'low', 'high'),
-    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (190, 200, 0.9104, 0.9726)],
-)
-def test_wilsons_interval(done, total, low, high):
-    assert wilson(done, total) == pytest.approx((low, high), abs=2e-4)
 
 
 def test_success_is_told_by_kind_and_over_all():

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`evaluate`: a policy against recorded actions, or in closed loop in the built-in simulator.
 
-Takes a float checkpoint or a quantized artifact, or one of each to compare. Needs no ROS.
+Takes float checkpoints and quantized artifacts, alone or held against one of them. Needs no ROS.
 """
 from __future__ import annotations
 
@@ -20,14 +20,21 @@ from quantvla_ros.errors import QuantVLAError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        '--policy', type=Path, required=True, help='float checkpoint or quantized artifact'
+        '--policy', type=Path, required=True, nargs='+',
+        help='float checkpoints or quantized artifacts',
     )
-    parser.add_argument('--against', type=Path, help='a second policy to compare with')
+    parser.add_argument(
+        '--against', type=Path, help='the policy that each of them is compared with'
+    )
     parser.add_argument('--contract', type=Path, required=True, help='the robot (YAML)')
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument('--bag', type=Path, nargs='+', help='open loop: recorded bags')
     where.add_argument('--tabletop', action='store_true', help='closed loop: built-in simulator')
     parser.add_argument('--frames', type=int, default=64, help='open loop: observations (64)')
+    parser.add_argument(
+        '--allow-seen', action='store_true',
+        help='open loop: take bags too that an artifact was calibrated on',
+    )
     parser.add_argument('--namespace', default='', help='open loop: of relative topics in the bags')
     parser.add_argument('--seeds', type=int, default=200, help='closed loop: scenes (200)')
     parser.add_argument('--first-seed', type=int, default=0, help='closed loop: first scene (0)')
@@ -38,10 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--no-control', action='store_true', help='closed loop: leave out the wrong commands'
     )
-    parser.add_argument('--jobs', type=int, default=1, help='closed loop: processes (1)')
+    parser.add_argument('--jobs', type=int, default=1, help='processes (1)')
     parser.add_argument('--seed', type=int, default=0, help='of the sample and the noise (0)')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N (cpu)')
-    parser.add_argument('--out', type=Path, help='JSON file to write')
+    parser.add_argument(
+        '--json', '--out', type=Path, metavar='FILE', help='JSON file to write, for programs'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,21 +64,21 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < 0:
             option = name.replace('_', '-')
             raise QuantVLAError(f'--{option}: expected 0 or more, found {getattr(args, name)}')
-    if args.out is not None and not args.out.resolve().parent.is_dir():
-        raise QuantVLAError(f'--out: expected a file in an existing directory, found {args.out}')
+    if args.json is not None and not args.json.resolve().parent.is_dir():
+        raise QuantVLAError(f'--json: expected a file in an existing directory, found {args.json}')
     try:
         evaluation = (evaluate_tabletop if args.tabletop else evaluate_bags).evaluate(args)
     except KeyboardInterrupt:
         print('quantvla_ros evaluate: interrupted', file=sys.stderr)
         return 130
     print(evaluation.text)
-    if args.out is not None:
-        report = {'about': _about(args), **evaluation.content}
-        args.out.write_text(json.dumps(report, indent=1, allow_nan=False) + '\n')
+    if args.json is not None:
+        report = {'about': about(args), **evaluation.content}
+        args.json.write_text(json.dumps(report, indent=1, allow_nan=False) + '\n')
     return 0
 
 
-def _about(args: argparse.Namespace) -> dict[str, Any]:
+def about(args: argparse.Namespace) -> dict[str, Any]:
     """What an evaluation belongs to."""
     import torch
 
@@ -86,7 +95,7 @@ def _about(args: argparse.Namespace) -> dict[str, Any]:
         'arguments': {
             name: [str(item) for item in value] if isinstance(value, list) else _plain(value)
             for name, value in sorted(vars(args).items())
-            if name not in ('command', 'ros_arguments', 'out')
+            if name not in ('command', 'ros_arguments', 'json')
         },
     }
 

@@ -1,80 +1,154 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Open loop: predicted chunks against the actions that were recorded, joint by joint.
+"""Open loop: predicted chunks against the actions that were recorded, and against another policy's.
 
 A small error here is necessary for a good policy and not sufficient; it shows whether the whole
 chain (bag, contract, normalisation, quantization) is right, and how far two policies are apart.
+Every policy sees the same observations with the same noise. `report.compare` defines the numbers.
 """
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantvla_ros.cli.evaluate_text import open_loop_text
+from quantvla_ros.cli.evaluation import Evaluation, labels, policy_paths
 from quantvla_ros.cli.fit import check_policy_fit
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.contract.types import ActionKind, ActionPart, Contract
-from quantvla_ros.errors import BagError
+from quantvla_ros.errors import BagError, CheckpointError, QuantVLAError
 from quantvla_ros.observation.types import Observation
+from quantvla_ros.report.compare import Chunks, Moment, compare
 
 if TYPE_CHECKING:
     from quantvla_ros.engine.policy import Policy
 
-RUNNING, RUNNING_AGAINST = 'policy', 'policy to compare'
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was found, for people and for programs."""
-
-    text: str
-    content: dict[str, Any]
+RUNNING = 'running policies'
+PART = 16  # observations that a process runs before another policy may have its turn
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One observation, and the actions [n, action] that were recorded from it on."""
+    """One observation, where it is from, and the actions [n, action] recorded from it on."""
 
     observation: Observation
     recorded: np.ndarray
+    moment: Moment
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some observations for one policy, by number."""
+
+    path: Path
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a policy made of a part, and what it is."""
+
+    info: dict[str, Any]
+    chunks: Chunks
 
 
 def evaluate(args: argparse.Namespace) -> Evaluation:
     """Run the policies on a sample of the bags.
 
     Raises:
-        BagError: no recorded action in the bags.
+        BagError: no recorded action in the bags, or bags that a policy was calibrated on.
         ContractError: a policy does not fit the contract.
     """
     from quantvla_ros.cli.frames import READING
     from quantvla_ros.contract.load import load_contract
-    from quantvla_ros.engine.policy import load_policy
+    from quantvla_ros.observation.bags import Bag, bag_hash
 
     contract = load_contract(args.contract)
     paths = policy_paths(args)
-    chunks: list[list[np.ndarray]] = []
-    infos: list[dict[str, Any]] = []
-    samples: list[Sample] = []
-    with ProgressLine((READING, RUNNING, RUNNING_AGAINST)) as progress:
-        for path, stage in zip(paths, (RUNNING, RUNNING_AGAINST), strict=False):
-            policy = load_policy(path, device=args.device)
-            check_policy_fit(path, contract, policy.info)
-            infos.append(
-                {
-                    'path': str(path),
-                    'artifact_id': policy.info.artifact_id,
-                    'precision': policy.info.precision,
-                }
-            )
-            if not samples:
-                samples = read_samples(args, contract, policy.info.chunk_size, progress)
-            chunks.append(_run(policy, samples, args.seed, stage, progress))
-            del policy  # two large policies at once may not fit
-    return _evaluation(contract, infos, samples, chunks)
+    for bag in args.bag:
+        Bag(bag).close()  # says what is wrong with it
+    with ProgressLine((READING, RUNNING)) as progress:
+        hashes = [bag_hash(bag) for bag in args.bag]
+        seen = [seen_bags(path, args.bag, hashes) for path in paths]
+        _refuse_seen(paths, seen, args.allow_seen, progress)
+        runner = Runner(contract, args.device, args.seed)
+        runner.load(paths[0])
+        samples = read_samples(args, contract, runner.chunk_size, progress)
+        runner.samples = samples
+        results = _run_all(runner, paths, args.jobs, progress)
+    names = labels(paths)
+    policies = [
+        {
+            'label': label, 'path': str(path), **result.info, 'calibrated_on': spoiled,
+            'rms_error': _rms(_differences(result.chunks.actions, samples)).tolist(),
+        }
+        for label, path, result, spoiled in zip(names, paths, results, seen, strict=True)
+    ]
+    hold = [np.tile(hold_row(contract, s.observation.state), (len(s.recorded), 1)) for s in samples]
+    content: dict[str, Any] = {
+        'observations': len(samples),
+        'episodes': len({sample.moment.episode for sample in samples}),
+        'actions': int(sum(len(s.recorded) for s in samples)),
+        'names': list(contract.action.names),
+        'units': [part.unit for part in contract.action.parts for _ in part.names],
+        'bags': [
+            {'path': str(bag), 'sha256': sha256}
+            for bag, sha256 in zip(args.bag, hashes, strict=True)
+        ],
+        'holding_still': {'rms_error': _rms(_differences(hold, samples)).tolist()},
+        'policies': policies,
+        'against': names[-1] if args.against is not None else None,
+        'comparisons': [],
+    }
+    if args.against is not None:
+        moments = [sample.moment for sample in samples]
+        content['comparisons'] = [
+            {
+                'policy': label,
+                **compare(
+                    result.chunks, results[-1].chunks, moments, content['names'],
+                    content['units'], thresholds(contract),
+                ),
+            }
+            for label, result in zip(names[:-1], results[:-1], strict=True)
+        ]
+    return Evaluation(open_loop_text(content), {'open_loop': content})
+
+
+def seen_bags(path: Path, bags: Sequence[Path], hashes: Sequence[str]) -> list[str]:
+    """Those of the bags that an artifact was calibrated on, by the hashes in its manifest."""
+    from quantvla_ros.quantization.manifest import MANIFEST, read_manifest
+
+    if not (path / MANIFEST).exists():
+        return []
+    used = set(read_manifest(path).content['calibration']['bags'].values())
+    return [str(bag) for bag, sha256 in zip(bags, hashes, strict=True) if sha256 in used]
+
+
+def _refuse_seen(
+    paths: Sequence[Path], seen: Sequence[Sequence[str]], allowed: bool, progress: ProgressLine
+) -> None:
+    spoiled = [
+        f'{", ".join(bags)}: {path} was calibrated on it'
+        for path, bags in zip(paths, seen, strict=True)
+        if bags
+    ]
+    if not spoiled:
+        return
+    if not allowed:
+        raise BagError(
+            f'{"; ".join(spoiled)}; expected bags that no policy has seen, since an error on seen '
+            f'ones says little; pass others, or --allow-seen to look nevertheless'
+        )
+    progress.note(f'WARNING: {"; ".join(spoiled)}. The error on other data may be larger.')
 
 
 def read_samples(
@@ -86,14 +160,17 @@ def read_samples(
 
     sample: BalancedSample[Sample] = BalancedSample(args.frames, args.seed)
     found = 0
+    begins: dict[str, int] = {}
     for frames, frame in frames_of(
         args.bag, contract, progress, namespace=args.namespace, need_actions=True
     ):
         found += 1
+        begin = begins.setdefault(frame.episode, frame.time)
         recorded = frames.recorded_chunk(frame, steps)
         if recorded is not None:
-            group = (frame.episode, frame.observation.instruction)
-            sample.add(group, Sample(frame.observation, recorded))
+            words = frame.observation.instruction
+            moment = Moment(frame.episode, frame.time, (frame.time - begin) * 1e-9, words)
+            sample.add((frame.episode, words), Sample(frame.observation, recorded, moment))
     drawn = [item for _, item in sample.draw()]
     if not drawn:
         raise BagError(
@@ -103,61 +180,158 @@ def read_samples(
     return drawn
 
 
-def _run(
-    policy: Policy, samples: Sequence[Sample], seed: int, stage: str, progress: ProgressLine
-) -> list[np.ndarray]:
-    """Chunks [chunk, action], each with noise of its own that is the same for every policy."""
-    chunks = []
-    for index, sample in enumerate(samples):
-        chunks.append(policy.infer(sample.observation, seed=seed * 1_000_000 + index))
-        progress(stage, index + 1, len(samples))
-    return chunks
+class Runner:
+    """Runs policies on the samples, with one policy in memory at a time.
 
+    Args:
+        contract: every policy must fit it.
+        seed: of the noise; each observation has its own, the same for every policy.
+        threads: of torch in this process; None leaves them.
 
-def _evaluation(
-    contract: Contract,
-    infos: Sequence[dict[str, Any]],
-    samples: Sequence[Sample],
-    chunks: Sequence[Sequence[np.ndarray]],
-) -> Evaluation:
-    names = contract.action.names
-    units = [part.unit for part in contract.action.parts for _ in part.names]
-    errors = [_differences(policy_chunks, samples) for policy_chunks in chunks]
-    hold = [np.tile(hold_row(contract, s.observation.state), (len(s.recorded), 1)) for s in samples]
-    columns = {
-        infos[0]['precision']: _rms(errors[0]),
-        **({f'{infos[1]["precision"]} (against)': _rms(errors[1])} if len(chunks) == 2 else {}),
-        'holding still': _rms(_differences(hold, samples)),
-    }
-    content: dict[str, Any] = {
-        'open_loop': {
-            'policies': list(infos),
-            'observations': len(samples),
-            'actions': int(sum(len(s.recorded) for s in samples)),
-            'names': list(names),
-            'units': units,
-            'rms_error': {name: column.tolist() for name, column in columns.items()},
+    Attributes:
+        samples: what they run on.
+    """
+
+    def __init__(
+        self, contract: Contract, device: str, seed: int, threads: int | None = None
+    ) -> None:
+        self.samples: list[Sample] = []
+        self.threads = threads
+        self._contract, self._device, self._seed = contract, device, seed
+        self._path: Path | None = None
+        self._policy: Policy | None = None
+
+    @property
+    def chunk_size(self) -> int:
+        """Rows of the loaded policy's chunks."""
+        assert self._policy is not None
+        return self._policy.info.chunk_size
+
+    def load(self, path: Path) -> Policy:
+        """Load a policy in the place of the one before.
+
+        Raises:
+            ContractError: it does not fit.
+        """
+        from quantvla_ros.engine.policy import load_policy
+
+        if self._policy is None or self._path != path:
+            self.unload()  # two large policies at once may not fit
+            policy = load_policy(path, device=self._device)
+            check_policy_fit(path, self._contract, policy.info)
+            self._path, self._policy = path, policy
+        return self._policy
+
+    def unload(self) -> None:
+        """Free the memory of the policy."""
+        self._path = self._policy = None
+
+    def __call__(self, part: Part) -> Result:
+        """Run a part.
+
+        Raises:
+            QuantVLAError: a chunk is not finite.
+        """
+        from quantvla_ros.engine.trace import trace
+
+        policy = self.load(part.path)
+        traces = []
+        for index in range(part.first, part.first + part.count):
+            sample = self.samples[index]
+            made = trace(policy, sample.observation, seed=self._seed * 1_000_000 + index)
+            if not np.isfinite(made.states).all():
+                raise QuantVLAError(
+                    f'{part.path}: expected numbers, found a chunk with NaN or infinity on '
+                    f'{sample.moment.episode} after {sample.moment.seconds:.2f} s; the policy is '
+                    f'damaged'
+                )
+            traces.append(made)
+        info = {
+            name: getattr(policy.info, name)
+            for name in ('artifact_id', 'precision', 'weight_bytes', 'float_bytes')
         }
-    }
-    if len(chunks) == 2:
-        apart = np.concatenate(
-            [a.astype(np.float64) - b for a, b in zip(chunks[0], chunks[1], strict=True)]
+        actions, states = (
+            np.stack([getattr(made, name) for made in traces]) for name in ('actions', 'states')
         )
-        columns['between the two'] = _rms(apart)
-        size = np.concatenate([chunk.astype(np.float64) for chunk in chunks[1]])
-        content['open_loop']['between'] = {
-            'rms': _rms(apart).tolist(),
-            'largest': np.abs(apart).max(axis=0).tolist(),
-            # against how much the second policy's actions vary: 0 is equal
-            'relative': float(
-                np.linalg.norm(apart) / max(float(np.linalg.norm(size - size.mean(axis=0))), 1e-12)
-            ),
-        }
-    return Evaluation(_table(names, units, columns, samples, content['open_loop']), content)
+        return Result(info, Chunks(actions, states))
+
+
+_worker: Runner | None = None  # of a process of the pool
+
+
+def _begin(runner: Runner) -> None:
+    import torch
+
+    global _worker
+    _worker = runner
+    if runner.threads is not None:
+        torch.set_num_threads(runner.threads)
+
+
+def _work(part: Part) -> Result:
+    assert _worker is not None
+    return _worker(part)
+
+
+def _run_all(
+    runner: Runner, paths: Sequence[Path], jobs: int, progress: ProgressLine
+) -> list[Result]:
+    """One result per policy."""
+    total = len(runner.samples)
+    parts = [
+        Part(path, first, min(PART, total - first))
+        for path in paths
+        for first in range(0, total, PART)
+    ]
+    done: dict[Part, Result] = {}
+    count = 0
+    for part, result in _results(runner, parts, jobs):
+        done[part] = result
+        count += part.count
+        progress(RUNNING, count, total * len(paths))
+    shapes = {path: done[Part(path, 0, min(PART, total))].chunks.states.shape[1:] for path in paths}
+    if len(set(shapes.values())) > 1:
+        found = ', '.join(f'{list(shape)} of {path}' for path, shape in shapes.items())
+        raise CheckpointError(
+            f'expected policies with equal [states, chunk, action], found {found}; compare '
+            f'policies made from one checkpoint'
+        )
+    return [_joined([done[part] for part in parts if part.path == path]) for path in paths]
+
+
+def _results(
+    runner: Runner, parts: Sequence[Part], jobs: int
+) -> Iterator[tuple[Part, Result]]:
+    if jobs == 1:
+        for part in parts:
+            yield part, runner(part)
+        runner.unload()
+        return
+    runner.unload()  # before it is sent to the processes
+    runner.threads = 1
+    context = multiprocessing.get_context('spawn')  # a fork of a process with threads can hang
+    with ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=_begin, initargs=(runner,)
+    ) as pool:
+        futures = {pool.submit(_work, part): part for part in parts}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _joined(results: Sequence[Result]) -> Result:
+    actions, states = (
+        np.concatenate([getattr(result.chunks, name) for result in results])
+        for name in ('actions', 'states')
+    )
+    return Result(results[0].info, Chunks(actions, states))
 
 
 def _differences(
-    chunks: Sequence[np.ndarray], samples: Sequence[Sample]
+    chunks: Sequence[np.ndarray] | np.ndarray, samples: Sequence[Sample]
 ) -> np.ndarray:
     """[actions of all samples, action] predicted minus recorded, over the rows that both have."""
     rows = []
@@ -169,6 +343,15 @@ def _differences(
 
 def _rms(differences: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(differences).mean(axis=0))
+
+
+def thresholds(contract: Contract) -> dict[str, float]:
+    """The middle between closed and open of each gripper, in the policy's numbers."""
+    return {
+        part.names[0]: float(np.mean(part.model_range))
+        for part in contract.action.parts
+        if part.kind is ActionKind.GRIPPER and part.model_range is not None
+    }
 
 
 def hold_row(contract: Contract, state: np.ndarray) -> np.ndarray:
@@ -198,36 +381,3 @@ _HOLD = {
     ActionKind.TWIST: _hold_nothing,
     ActionKind.GRIPPER: _hold_gripper,
 }
-
-
-def _table(
-    names: Sequence[str],
-    units: Sequence[str],
-    columns: dict[str, np.ndarray],
-    samples: Sequence[Sample],
-    found: dict[str, Any],
-) -> str:
-    lines = [
-        f'open loop: {found["observations"]} observations, {found["actions"]} recorded actions; '
-        f'root mean square error per joint',
-    ]
-    width = max(len(name) for name in (*names, 'all'))
-    title = ' '.join(f'{name:>17}' for name in columns)
-    lines.append(f'{"":{width}} {title}')
-    for index, name in enumerate(names):
-        cells = ' '.join(f'{column[index]:17.4g}' for column in columns.values())
-        lines.append(f'{name:{width}} {cells}  {units[index]}')
-    if len(set(units)) == 1:
-        cells = ' '.join(f'{np.sqrt(np.square(c).mean()):17.4g}' for c in columns.values())
-        lines.append(f'{"all":{width}} {cells}  {units[0]}')
-    if 'between' in found:
-        lines.append(
-            f'difference between the two, relative to the variation of the second: '
-            f'{100 * found["between"]["relative"]:.2f} %'
-        )
-    return '\n'.join(lines)
-
-
-def policy_paths(args: argparse.Namespace) -> list[Path]:
-    """The policies of a call, `--policy` first."""
-    return [args.policy] if args.against is None else [args.policy, args.against]

@@ -1,28 +1,30 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Closed loop in the built-in simulator: success by kind of task, paired between two policies.
+"""Closed loop in the built-in simulator: success by kind of task, paired between policies.
 
-Scene, task and the noise of every inference are the same for both policies. The control gives each
+Scene, task and the noise of every inference are the same for all policies. The control gives each
 scene another command than the one that is judged: a policy that reads the language must now fail.
+`report.paired` defines the statistics.
 """
 from __future__ import annotations
 
 import argparse
 import functools
-import math
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantvla_ros.cli.evaluate_bags import Evaluation, policy_paths
+from quantvla_ros.cli.evaluate_text import closed_loop_text
+from quantvla_ros.cli.evaluation import Evaluation, labels, policy_paths
 from quantvla_ros.cli.fit import check_policy_fit
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.errors import CheckpointError
+from quantvla_ros.report.paired import paired, wilson
 
 if TYPE_CHECKING:
     from quantvla_ros.engine.policy import Policy
@@ -76,33 +78,44 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     """
     paths = policy_paths(args)
     infos = [_describe(path, args) for path in paths]
-    seeds = range(args.first_seed, args.first_seed + args.seeds)
     batches = [
-        Batch(
-            policy=path,
-            contract=args.contract,
-            device=args.device,
-            seeds=tuple(seeds[start : start + BATCH]),
-            wrong_command=wrong,
-            steps=args.steps,
-            delay=args.delay,
-            noise=args.seed,
-            threads=1 if args.jobs > 1 else None,
-        )
+        batch
         for wrong in ((False,) if args.no_control else (False, True))
         for path in paths
-        for start in range(0, len(seeds), BATCH)
+        for batch in batches_of(
+            path, range(args.first_seed, args.first_seed + args.seeds), args, wrong_command=wrong
+        )
     ]
     outcomes: dict[tuple[Path, bool], list[Outcome]] = {}
     done, total = 0, sum(len(batch.seeds) for batch in batches)
     with ProgressLine((STAGE,)) as progress:
-        for batch, result in _run_all(batches, args.jobs):
+        for batch, result in run_all(batches, args.jobs):
             outcomes.setdefault((batch.policy, batch.wrong_command), []).extend(result)
             done += len(result)
             progress(STAGE, done, total)
     for results in outcomes.values():
         results.sort(key=lambda outcome: outcome.seed)
     return _evaluation(args, paths, infos, outcomes)
+
+
+def batches_of(
+    path: Path, seeds: Sequence[int], args: argparse.Namespace, *, wrong_command: bool = False
+) -> list[Batch]:
+    """The episodes of one policy; `args` are those of `evaluate`."""
+    return [
+        Batch(
+            policy=path,
+            contract=args.contract,
+            device=args.device,
+            seeds=tuple(seeds[start : start + BATCH]),
+            wrong_command=wrong_command,
+            steps=args.steps,
+            delay=args.delay,
+            noise=args.seed,
+            threads=1 if args.jobs > 1 else None,
+        )
+        for start in range(0, len(seeds), BATCH)
+    ]
 
 
 def _describe(path: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -144,7 +157,8 @@ def _execute_steps(policy: Policy, delay: int) -> int:
     return steps
 
 
-def _run_all(batches: Sequence[Batch], jobs: int) -> Iterator[tuple[Batch, list[Outcome]]]:
+def run_all(batches: Sequence[Batch], jobs: int) -> Iterator[tuple[Batch, list[Outcome]]]:
+    """Run batches, in `jobs` processes; each comes with its batch when it is done."""
     if jobs == 1:
         for batch in batches:
             yield batch, run_batch(batch)
@@ -252,28 +266,41 @@ def _evaluation(
     outcomes: Mapping[tuple[Path, bool], Sequence[Outcome]],
 ) -> Evaluation:
     period = _load(paths[0], args.contract, args.device)[1].control_period
+    names = labels(paths)
     policies = []
-    for path, info in zip(paths, infos, strict=True):
-        entry = {**info, 'success': success_table(outcomes[path, False])}
+    for label, path, info in zip(names, paths, infos, strict=True):
+        told = outcomes[path, False]
+        entry = {
+            'label': label,
+            **info,
+            'success': success_table(told),
+            'failures': [outcome.seed for outcome in told if not outcome.success],
+        }
         if (path, True) in outcomes:
             entry['wrong_command'] = success_table(outcomes[path, True])
-        entry['episodes'] = [asdict(outcome) for outcome in outcomes[path, False]]
         policies.append(entry)
     content: dict[str, Any] = {
-        'tabletop': {
-            'scenes': args.seeds,
-            'first_seed': args.first_seed,
-            'time_limit': args.steps * period,
-            'delay': args.delay,
-            'policies': policies,
-        }
+        'scenes': args.seeds,
+        'first_seed': args.first_seed,
+        'control_period': period,
+        'time_limit': args.steps * period,
+        'delay': args.delay,
+        'policies': policies,
+        'against': names[-1] if args.against is not None else None,
+        'comparisons': [],
     }
-    if len(paths) == 2:
-        content['tabletop']['paired'] = paired(*(outcomes[path, False] for path in paths))
-    return Evaluation(_text(content['tabletop'], period), content)
+    if args.against is not None:
+        success = [
+            {outcome.seed: outcome.success for outcome in outcomes[path, False]} for path in paths
+        ]
+        content['comparisons'] = [
+            {'policy': label, **paired(own, success[-1])}
+            for label, own in zip(names[:-1], success[:-1], strict=True)
+        ]
+    return Evaluation(closed_loop_text(content), {'tabletop': content})
 
 
-def success_table(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
+def success_table(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     """Successes by kind of task and over all, with the mean control periods of the successes."""
     table = {}
     kinds = sorted({outcome.kind for outcome in outcomes})
@@ -289,67 +316,3 @@ def success_table(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
             'mean_steps': float(np.mean(steps)) if steps else 0.0,
         }
     return table
-
-
-def wilson(done: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson): honest near 0 and 1, unlike the normal one."""
-    share = done / total
-    centre = share + z * z / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
-def paired(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, float]:
-    """The first policy against the second, scene by scene, with McNemar's exact p.
-
-    'repaired': done by the first where the second failed; 'broken': the other way round.
-    """
-    pairs = [(a.success, b.success) for a, b in zip(first, second, strict=True)]
-    repaired, broken = pairs.count((True, False)), pairs.count((False, True))
-    return {
-        'both': pairs.count((True, True)),
-        'neither': pairs.count((False, False)),
-        'repaired': repaired,
-        'broken': broken,
-        'p': mcnemar(repaired, broken),
-    }
-
-
-def mcnemar(repaired: int, broken: int) -> float:
-    """Two-sided exact p that a fair coin parts the discordant pairs so unevenly."""
-    total = repaired + broken
-    tail = sum(math.comb(total, k) for k in range(min(repaired, broken) + 1))
-    return min(1.0, 2.0 * tail / 2**total)
-
-
-def _text(found: Mapping[str, Any], period: float) -> str:
-    lines = [
-        f'tabletop: {found["scenes"]} scenes from seed {found["first_seed"]}, at most '
-        f'{found["time_limit"]:g} s, chunks {found["delay"] * period:g} s late'
-    ]
-    for policy in found['policies']:
-        size = policy['weight_bytes'] / 2**20
-        lines.append(
-            f'{policy["path"]}: {policy["precision"]}, {policy["artifact_id"]}, {size:.1f} MiB'
-        )
-        for kind, row in policy['success'].items():
-            share = 100 * row['done'] / row['of']
-            lines.append(
-                f'  {kind:6} {row["done"]:4d} of {row["of"]:4d}  {share:5.1f} %  (95 %: '
-                f'{100 * row["low"]:.1f} to {100 * row["high"]:.1f})  in '
-                f'{row["mean_steps"] * period:.1f} s'
-            )
-        if 'wrong_command' in policy:
-            row = policy['wrong_command']['all']
-            lines.append(
-                f'  control: told another command, it did this one in {row["done"]} of {row["of"]}'
-            )
-    if 'paired' in found:
-        row = found['paired']
-        lines.append(
-            f'paired, the first against the second: {row["both"]} both, {row["neither"]} neither, '
-            f'{row["repaired"]} repaired, {row["broken"]} broken (McNemar exact p '
-            f'{row["p"]:.3g})'
-        )
-    return '\n'.join(lines)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from quantvla_ros.engine.policy import Policy
-from quantvla_ros.models.network import Network, integrate
+from quantvla_ros.models.network import integrate
 from quantvla_ros.observation.types import Observation
 
 
@@ -37,7 +37,7 @@ def trace(policy: Policy, observation: Observation, *, seed: int) -> Trace:
     Raises:
         ObservationError: the observation does not fit the policy.
     """
-    network: Network = policy.model
+    network = policy.model
     inputs = policy.processor.inputs(observation, policy.device)
     stack = network.backbone
     state = stack.start(*network.embed(inputs))

@@ -192,7 +192,7 @@ def _worst(
     worst = []
     for index in np.argsort(-errors, kind='stable')[:WORST].tolist():
         normalised = policy.states[index, -1] - against.states[index, -1]
-        row, joint = np.unravel_index(int(np.abs(normalised).argmax()), normalised.shape)
+        row, joint = divmod(int(np.abs(normalised).argmax()), normalised.shape[1])
         apart = policy.actions[index, row, joint] - against.actions[index, row, joint]
         worst.append(
             {
@@ -200,7 +200,7 @@ def _worst(
                 **asdict(moments[index]),
                 'error': float(errors[index]),
                 'joint': names[joint],
-                'row': int(row),
+                'row': row,
                 'difference': float(apart),
                 'unit': units[joint],
             }
