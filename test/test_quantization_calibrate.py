@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,6 @@ from quantvla_ros.models.processor import Processor
 from quantvla_ros.quantization.calibrate import STAGES, calibrate
 from quantvla_ros.quantization.capture import observe_heads
 from quantvla_ros.quantization.recipe import load_recipe, parse_recipe
-from quantvla_ros.quantization.sampling import BalancedSample
 from quantvla_ros.quantization.schemes import SCHEMES
 from quantvla_ros.quantization.stored import stored_dtypes
 from quantvla_ros.quantization.w8a8 import LinearW8A8
@@ -154,56 +152,6 @@ def test_a_policy_that_returns_nan_is_refused(checkpoint):
             model, processor, load_recipe('w8a8'), observations(16), observations(1), dtypes={},
             seed=0,
         )
-
-
-# Sampling
-
-
-def test_a_sample_is_spread_over_the_groups():
-    sample = BalancedSample(60, seed=0)
-    for index in range(1000):
-        sample.add('long', ('long', index))
-    for index in range(5):
-        sample.add('short', ('short', index))
-    for index in range(200):
-        sample.add('middle', ('middle', index))
-    drawn = sample.draw()
-    assert len(drawn) == len(set(drawn)) == 60
-    counts = Counter(group for group, _ in drawn)
-    assert counts['short'] == 5 and {counts['long'], counts['middle']} == {27, 28}
-    assert sample.found == {'long': 1000, 'short': 5, 'middle': 200}
-    assert {group for group, _ in drawn[:6]} == {'long', 'short', 'middle'}
-
-
-def test_a_sample_is_uniform_within_a_group():
-    counts = Counter()
-    for seed in range(400):
-        sample = BalancedSample(10, seed)
-        for index in range(40):
-            sample.add('a', index)
-        counts.update(item for _, item in sample.draw())
-    assert set(counts) == set(range(40))
-    assert all(60 <= count <= 140 for count in counts.values())  # 100 expected, sigma 8.7
-
-
-def test_a_small_stream_is_taken_whole_and_the_seed_decides():
-    def draw(seed, size):
-        sample = BalancedSample(size, seed)
-        for index in range(20):
-            sample.add(index % 3, index)
-        return [item for _, item in sample.draw()]
-
-    assert sorted(draw(0, 50)) == list(range(20))
-    assert draw(1, 8) == draw(1, 8) != draw(2, 8)
-
-
-def test_a_sample_keeps_little_more_than_its_size():
-    sample = BalancedSample(32, seed=0)
-    most = 0
-    for index in range(5000):
-        sample.add(index // 500, index)
-        most = max(most, sum(len(items) for items in sample._kept.values()))
-    assert most <= 2 * 32
 
 
 # Recipes

@@ -3,35 +3,49 @@
 """The observations that a calibration sees: drawn from bags, with an account of them."""
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantvla_ros.cli.frames import frames_of
+from quantvla_ros.cli.frames import READING, Reading, frames_of
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.errors import CalibrationError
-from quantvla_ros.observation.bags import bag_hash
 from quantvla_ros.observation.types import Observation
+from quantvla_ros.quantization.coverage import Coverage, covered
+from quantvla_ros.quantization.phases import ConstantFrames, Phases
 from quantvla_ros.quantization.recipe import Sampling
 from quantvla_ros.quantization.sampling import BalancedSample
 
+__all__ = ['READING', 'Frames', 'read_frames']
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclass(frozen=True)
 class Frames:
     """What was drawn from the bags.
 
     Attributes:
         observations, held_out: for the statistics and for the reported error.
-        account: how many frames of each episode and command were found and drawn.
+        coverage: what they cover, what was left out and why.
         bags: hash of each bag by name.
     """
 
     observations: list[Observation]
     held_out: list[Observation]
-    account: list[dict[str, Any]]
+    coverage: Coverage
     bags: dict[str, str]
+
+    @property
+    def account(self) -> list[dict[str, Any]]:
+        """How many frames of each episode and instruction were found and drawn."""
+        return [
+            {'episode': episode, 'instruction': instruction, 'found': found, 'used': used}
+            for (episode, instruction), (found, _, used) in self.coverage.by(
+                'episode', 'instruction'
+            ).items()
+        ]
 
 
 def read_frames(
@@ -43,60 +57,55 @@ def read_frames(
     *,
     namespace: str = '',
 ) -> Frames:
-    """Draw observations from all bags, evenly over episodes and commands.
+    """Draw observations from all bags, evenly over instructions, episodes and phases of motion.
+
+    Reads every bag once and keeps no more pictures than are drawn. Constant frames are left out,
+    broken messages counted.
 
     Raises:
         CalibrationError: fewer than the recipe's minimum, with the counts.
-        BagError: a bag cannot be read.
+        BagError: a path leads nowhere, or no bag gives an observation.
     """
-    sample: BalancedSample[Observation] = BalancedSample(wanted.samples + wanted.held_out, seed)
-    for _, frame in frames_of(bags, contract, progress, namespace=namespace):
+    size = wanted.samples + wanted.held_out
+    sample: BalancedSample[Observation] = BalancedSample(size, seed)
+    constant: Counter[tuple[str, str, str]] = Counter()
+    reading = Reading()
+    phases, is_constant = Phases(contract), ConstantFrames(contract)
+    for _, frame in frames_of(bags, contract, progress, namespace=namespace, reading=reading):
         observation = frame.observation
-        sample.add((frame.episode, observation.instruction), observation)
-    hashes: dict[str, str] = {}
-    for bag in bags:
-        hashes[_unique(bag.resolve().name, hashes)] = bag_hash(bag)
+        phase = phases(frame.episode, observation, frame.action)
+        group = (observation.instruction, frame.episode, str(phase))
+        if is_constant(frame.episode, observation):
+            constant[group] += 1
+        else:
+            sample.add(group, observation)
     drawn = sample.draw()
+    coverage = covered(
+        size,
+        {group: count for group, count in sample.found.items() if isinstance(group, tuple)},
+        constant,
+        [group for group, _ in drawn],
+        [str(phase) for phase in phases.expected()],
+        reading.account(),
+    )
     # With too few for both, four go to the statistics for each one that is held out.
     held_out = min(wanted.held_out, max(len(drawn) - wanted.samples, len(drawn) // 5, 1))
     if len(drawn) - held_out < wanted.minimum:
-        raise CalibrationError(_too_few(wanted.minimum, held_out, sample.found))
-    used: dict[Hashable, int] = {}
-    for group, _ in drawn:
-        used[group] = used.get(group, 0) + 1
+        raise CalibrationError(_too_few(wanted.minimum, held_out, coverage))
     return Frames(
         observations=[observation for _, observation in drawn[held_out:]],
         held_out=[observation for _, observation in drawn[:held_out]],
-        account=[
-            {
-                'episode': group[0],
-                'instruction': group[1],
-                'found': count,
-                'used': used.get(group, 0),
-            }
-            for group, count in sample.found.items()
-            if isinstance(group, tuple)
-        ],
-        bags=hashes,
+        coverage=coverage,
+        bags=reading.hashes,
     )
 
 
-def _unique(name: str, taken: Mapping[str, str]) -> str:
-    """A name for a bag that no other bag has."""
-    number, unique = 2, name
-    while unique in taken:
-        unique, number = f'{name} ({number})', number + 1
-    return unique
-
-
-def _too_few(minimum: int, held_out: int, found: Mapping[Hashable, int]) -> str:
-    listed = '; '.join(
-        f'{count} of episode {group[0]} ({group[1]!r})'
-        for group, count in found.items()
-        if isinstance(group, tuple)
-    )
-    return (
+def _too_few(minimum: int, held_out: int, coverage: Coverage) -> str:
+    left_out = [f'{bag}: {why}' for bag, why in coverage.readings.bags_left_out.items()]
+    return '; '.join((
         f'expected at least {minimum} observations and {held_out} held out, found '
-        f'{sum(found.values())}: {listed}; record more or longer episodes, or lower the minimum '
-        f'in the recipe'
-    )
+        f'{coverage.found}: {coverage.counts()}',
+        *left_out,
+        *coverage.losses(),
+        'record more or longer episodes, or lower the minimum in the recipe',
+    ))

@@ -50,6 +50,7 @@ class Replay(Iterator[Frame]):
 
     Attributes:
         frames: frames given so far.
+        pictures: pictures of the first required camera looked at so far.
         refused: instants without an observation, by stream and reason.
         commands: the recorded commands.
     """
@@ -71,6 +72,7 @@ class Replay(Iterator[Frame]):
         if every < 1:
             raise ValueError(f'every must be 1 or more, not {every}')
         self.frames = 0
+        self.pictures = 0
         self.refused: Counter[tuple[str, Reason]] = Counter()
         self._contract = contract
         self._every = every
@@ -115,6 +117,22 @@ class Replay(Iterator[Frame]):
     def health(self) -> BagHealth:
         """How whole the bag was found."""
         return self._bag.health
+
+    @property
+    def expected(self) -> int:
+        """Pictures of the first required camera in the whole bag."""
+        topics = [topic for topic, streams in self._streams.items() if self._trigger in streams]
+        return sum(self._bag.topics[topic].count for topic in topics)
+
+    @property
+    def topic_of(self) -> Mapping[str, str]:
+        """The topic of the bag that feeds each stream of the contract."""
+        return {stream: topic for topic, streams in self._streams.items() for stream in streams}
+
+    @property
+    def command_topic(self) -> str | None:
+        """The topic of the recorded commands; None where there are none."""
+        return self._command_topic
 
     def dropped(self) -> Mapping[tuple[str, Reason], int]:
         """Messages that did not count (out of order, duplicate, ...), by stream and reason."""
@@ -198,7 +216,7 @@ class Replay(Iterator[Frame]):
                 self._changes.append(recorded.time)
 
     def _replay(self) -> Generator[Frame, None, None]:
-        pictures = 0
+        taken = 0  # pictures that counted
         episode = 0
         before: tuple[str, int] | None = None  # instruction and stamp of the frame before
         for recorded in self._bag.messages(self._streams):
@@ -206,9 +224,10 @@ class Replay(Iterator[Frame]):
             for stream in self._streams[recorded.topic]:
                 fault = self._buffer.store(stream, recorded.message, recorded.time)
                 if stream == self._trigger:
+                    self.pictures += 1
                     if fault is None:
-                        trigger = pictures % self._every == 0
-                        pictures += 1
+                        trigger = taken % self._every == 0
+                        taken += 1
                     else:
                         self.refused[stream, fault.reason] += 1
             if not trigger:
@@ -237,8 +256,8 @@ class Replay(Iterator[Frame]):
                 for (stream, reason), count in self.refused.most_common(3)
             )
             raise BagError(
-                f'{self._bag.path}: expected observations, found none in {pictures} pictures of '
-                f'{self._trigger} ({reasons or "no picture can be read"}); '
+                f'{self._bag.path}: expected observations, found none in {self.pictures} pictures '
+                f'of {self._trigger} ({reasons or "no picture can be read"}); '
                 'correct topics and freshness in the contract, or record again'
             )
 
