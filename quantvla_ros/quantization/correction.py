@@ -25,7 +25,7 @@ def ratio(
 
     Args:
         teacher, student: statistics of equal shape; `student` is not negative.
-        what: of what, for notes and errors.
+        what: of what, for notes and errors; the place in a list of statistics follows it.
         notes: takes a sentence for each such case.
         signed: the teacher's is a correlation, which may be anything finite.
     Returns:
@@ -34,7 +34,7 @@ def ratio(
         CalibrationError: a statistic is not finite, or impossible.
     """
     teacher, student = teacher.double().cpu(), student.double().cpu()
-    for name, value in (('float', teacher), ('quantized', student)):
+    for name, value in (('quantized', student), ('float', teacher)):
         possible = torch.isfinite(value) & ((value >= 0) | (signed and name == 'float'))
         if not bool(possible.all()):
             raise CalibrationError(
@@ -54,7 +54,7 @@ def ratio(
         (opposed, 'float and quantized do not agree even in sign'),
     ):
         if bool(mask.any()):
-            where = f' of {_places(mask)}' if mask.dim() else ''
+            where = f' {_places(mask)}' if mask.dim() else ''
             notes.append(f'{what}{where}: left as it is, {reason}')
     neutral = silent | opposed
     return torch.where(neutral, 1.0, teacher / torch.where(neutral, 1.0, student))
