@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from quantvla_ros.errors import CalibrationError
-from quantvla_ros.models.network import HeadAttention
-from quantvla_ros.quantization.correction import bounded_ratio, ratio, scale_outputs
+from quantvla_ros.quantization.correction import ratio
 
 
 class OutputMoments:
@@ -83,33 +82,3 @@ class OutputMoments:
 def _energy(x: Tensor) -> Tensor:
     """[B, ...] float32 to the sum of squares by observation: [B] float64."""
     return x.square().flatten(1).sum(1, dtype=torch.float64)
-
-
-def output_rms(output: Tensor) -> Tensor:
-    """Root mean square of an attention output [B, Q, width] after W_o: [] float64."""
-    return output.double().square().mean().sqrt()
-
-
-def balance(teacher: Tensor, student: Tensor, *, log_clip: float, dead_band: float) -> Tensor:
-    """Beta of a layer: what the student's output is multiplied by to have the teacher's energy.
-
-    Args:
-        teacher, student: [] mean `output_rms` of the float and the quantized policy on the same
-            observations, noise and steps.
-        log_clip, dead_band: see `bounded_ratio`.
-    Returns:
-        [] float64.
-    """
-    return bounded_ratio(teacher, student, log_clip=log_clip, dead_band=dead_band)
-
-
-def fold_balance(attention: HeadAttention, beta: Tensor) -> None:
-    """Multiply W_o (and b_o) by beta, in place; exact.
-
-    Args:
-        attention: its output projection may be float or quantized.
-        beta: [].
-    """
-    output = attention.output_projection
-    rows: int = output.out_features  # type: ignore[assignment]
-    scale_outputs(output, torch.as_tensor(beta).expand(rows))

@@ -98,23 +98,13 @@ def scale_outputs(linear: nn.Module, factor: Tensor, *, bias: bool = True) -> No
 
 def _multipliers(linear: nn.Module, factor: Tensor, bias: bool) -> list[tuple[Tensor, Tensor]]:
     """The tensors in which outputs are scaled, each with what it is multiplied by."""
-    factor = factor.double()
-    rotation = getattr(linear, 'output_rotation', None)
-    weight = linear.weight_scale if hasattr(linear, 'weight_scale') else linear.weight
-    assert isinstance(weight, Tensor)
-    if rotation is not None and not _constant_in_blocks(factor, rotation.shape[-1]):
-        # a rotation mixes the outputs of a block: what differs within one goes behind it
-        found = [(rotation, factor.reshape(rotation.shape[0], 1, -1))]
-    else:
-        found = [(weight, factor.reshape(-1, *[1] * (weight.dim() - 1)))]
+    rows = linear.output_scales if hasattr(linear, 'output_scales') else linear.weight
+    assert isinstance(rows, Tensor)
+    factor = factor.to(rows.device).double()
+    found = [(rows, factor.reshape(-1, *[1] * (rows.dim() - 1)))]
     if bias and linear.bias is not None:
-        found.append((linear.bias, factor))
-    return [(tensor, multiplier.to(tensor.device)) for tensor, multiplier in found]
-
-
-def _constant_in_blocks(factor: Tensor, block: int) -> bool:
-    blocks = factor.reshape(-1, block)
-    return bool((blocks == blocks[:, :1]).all())
+        found.append((linear.bias, factor))  # type: ignore[arg-type]
+    return found
 
 
 class Fold:
@@ -147,26 +137,3 @@ class Fold:
             self._changed.append((tensor, tensor.clone()))
             value = tensor.double() * multiplier
             tensor.copy_(value.to(self._stored.get(id(tensor), tensor.dtype)))
-
-
-def bounded_ratio(teacher: Tensor, student: Tensor, *, log_clip: float, dead_band: float) -> Tensor:
-    """`teacher / student`, bounded in the logarithm, and exactly 1 where it is nearly 1.
-
-    Args:
-        teacher, student: positive statistics of equal shape.
-        log_clip: bound on |log ratio|.
-        dead_band: |log ratio| below this counts as noise.
-    Returns:
-        float64 of the same shape, in [exp(-log_clip), exp(log_clip)].
-    Raises:
-        CalibrationError: a statistic is zero, negative or not finite.
-    """
-    teacher, student = teacher.double(), student.double()
-    for name, value in (('float', teacher), ('quantized', student)):
-        if not bool((torch.isfinite(value) & (value > 0)).all()):
-            raise CalibrationError(
-                f'the {name} policy: expected positive statistics of its attention, found '
-                f'{value.tolist()}; it does not react to its inputs, or returns NaN'
-            )
-    log = (teacher.log() - student.log()).clamp(-log_clip, log_clip)
-    return torch.where(log.abs() < dead_band, 0.0, log).exp()

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
@@ -24,8 +24,15 @@ from quantvla_ros.models.network import Flow, HeadLayer, Network
 from quantvla_ros.quantization.balance import OutputMoments
 from quantvla_ros.quantization.capture import watch_inputs, watch_layers
 from quantvla_ros.quantization.correction import Fold, bounded
+from quantvla_ros.quantization.lockstep import (
+    LayerErrors,
+    LayerMoments,
+    Lockstep,
+    Reached,
+    Stop,
+)
 from quantvla_ros.quantization.recipe import Balance, Estimation, Temperature
-from quantvla_ros.quantization.temperature import LogitMoments, head_factors, refuse_query_norm
+from quantvla_ros.quantization.temperature import head_factors, refuse_query_norm
 from quantvla_ros.quantization.tree import to_device
 
 # called with (done, total), in layers of the head run on a sample; an equal share of the time each
@@ -48,21 +55,6 @@ class HeadSample:
     student_context: Any
     inputs: Any
     noise: Tensor
-
-
-@dataclass(frozen=True)
-class LayerErrors:
-    """How far the student is from the teacher in one layer of the head: relative 2-norms.
-
-    Attributes:
-        logits: by head, rows taken relative to their mean.
-        attention: of the attention's output.
-        mlp: of the MLP's output.
-    """
-
-    logits: tuple[float, ...]
-    attention: float
-    mlp: float
 
 
 @dataclass(frozen=True)
@@ -133,76 +125,6 @@ def match_head(
     return _Matching(
         student, teacher, samples, temperature, balance, estimation, device, dtypes, progress
     ).run()
-
-
-class _Reached(Exception):
-    """The layer in question has run; the rest of the head need not."""
-
-
-@dataclass(frozen=True)
-class _Stop:
-    """The last thing of interest in a pass: a layer's attention, or its MLP."""
-
-    layer: int
-    mlp: bool = False
-
-
-@dataclass
-class _LayerMoments:
-    """The statistics of one layer over one pass."""
-
-    logits: LogitMoments = field(default_factory=LogitMoments)
-    attention: OutputMoments = field(default_factory=OutputMoments)
-    mlp: OutputMoments = field(default_factory=OutputMoments)
-
-    def errors(self) -> LayerErrors:
-        return LayerErrors(
-            self.logits.relative_error(),
-            self.attention.relative_error(),
-            self.mlp.relative_error(),
-        )
-
-
-class _Lockstep:
-    """One denoising step of the teacher, kept until the student has made the same step."""
-
-    def __init__(self, moments: Sequence[_LayerMoments], stop: _Stop | None) -> None:
-        self._moments, self._stop = moments, stop
-        self._attention: dict[int, tuple[Tensor, Tensor | None, Tensor]] = {}
-        self._mlp: dict[int, Tensor] = {}
-
-    def _wanted(self, layer: int, mlp: bool) -> bool:
-        return self._stop is None or (layer, mlp) == (self._stop.layer, self._stop.mlp)
-
-    def _end(self, layer: int, mlp: bool) -> None:
-        if self._stop is not None and self._wanted(layer, mlp):
-            raise _Reached
-
-    def teacher_attention(
-        self, layer: int, logits: Tensor, valid: Tensor | None, output: Tensor
-    ) -> None:
-        if self._wanted(layer, False):
-            self._attention[layer] = logits, valid, output
-        self._end(layer, False)
-
-    def teacher_mlp(self, layer: int, output: Tensor) -> None:
-        if self._wanted(layer, True):
-            self._mlp[layer] = output
-        self._end(layer, True)
-
-    def student_attention(
-        self, layer: int, logits: Tensor, valid: Tensor | None, output: Tensor
-    ) -> None:
-        if self._wanted(layer, False):
-            teacher_logits, teacher_valid, teacher_output = self._attention.pop(layer)
-            self._moments[layer].logits.add(teacher_logits, logits, teacher_valid)
-            self._moments[layer].attention.add(teacher_output, output)
-        self._end(layer, False)
-
-    def student_mlp(self, layer: int, output: Tensor) -> None:
-        if self._wanted(layer, True):
-            self._moments[layer].mlp.add(self._mlp.pop(layer), output)
-        self._end(layer, True)
 
 
 class _Matching:
@@ -280,7 +202,7 @@ class _Matching:
     def _balances_mlp(self) -> bool:
         return self.balance.enabled and self.balance.mlp
 
-    def _parallel(self, moments: Sequence[_LayerMoments]) -> None:
+    def _parallel(self, moments: Sequence[LayerMoments]) -> None:
         """Every correction from one pass, measured without the others."""
         for index, layer in enumerate(moments):
             self._fold_alpha(index, layer)
@@ -292,17 +214,17 @@ class _Matching:
         for index in range(len(self.layers)):
             moments = None
             if self.temperature.enabled:
-                moments = self._partial_pass(_Stop(index))
+                moments = self._partial_pass(Stop(index))
                 if self._fold_alpha(index, moments):
                     moments = None  # the output has changed with it
             if self.balance.enabled:
                 if moments is None:
-                    moments = self._partial_pass(_Stop(index))
+                    moments = self._partial_pass(Stop(index))
                 self._fold_beta(index, moments)
             if self._balances_mlp:
-                self._fold_beta_mlp(index, self._partial_pass(_Stop(index, mlp=True)))
+                self._fold_beta_mlp(index, self._partial_pass(Stop(index, mlp=True)))
 
-    def _fold_alpha(self, index: int, moments: _LayerMoments) -> bool:
+    def _fold_alpha(self, index: int, moments: LayerMoments) -> bool:
         """Fold a layer's alpha; whether it has changed anything."""
         if not self.temperature.enabled:
             return False
@@ -315,14 +237,14 @@ class _Matching:
         self._queries[index].set(head_factors(self.layers[index].attention, alpha))
         return True
 
-    def _fold_beta(self, index: int, moments: _LayerMoments) -> None:
+    def _fold_beta(self, index: int, moments: LayerMoments) -> None:
         if self.balance.enabled:
             what = f'balance, attention of layer {index}'
             measured = moments.attention.scalar(self.balance.method, what, self._notes)
             self.beta[index] = bounded(measured, self.balance, self.beta[index])
             self._outputs[index].set(self.beta[index])
 
-    def _fold_beta_mlp(self, index: int, moments: _LayerMoments) -> None:
+    def _fold_beta_mlp(self, index: int, moments: LayerMoments) -> None:
         if self._balances_mlp:
             what = f'balance, MLP of layer {index}'
             measured = moments.mlp.scalar(self.balance.method, what, self._notes)
@@ -380,16 +302,16 @@ class _Matching:
         )
 
     @contextmanager
-    def _lockstep(self, stop: _Stop | None) -> Iterator[list[_LayerMoments]]:
-        moments = [_LayerMoments() for _ in self.layers]
-        step = _Lockstep(moments, stop)
+    def _lockstep(self, stop: Stop | None) -> Iterator[list[LayerMoments]]:
+        moments = [LayerMoments() for _ in self.layers]
+        step = Lockstep(moments, stop)
         with (
             watch_layers(self.teacher_layers, step.teacher_attention, step.teacher_mlp),
             watch_layers(self.layers, step.student_attention, step.student_mlp),
         ):
             yield moments
 
-    def _pass(self) -> list[_LayerMoments]:
+    def _pass(self) -> list[LayerMoments]:
         """Every sample through every layer and step of both heads."""
         keep = self.estimation.order == 'sequential'
         self._trajectories = []
@@ -411,14 +333,14 @@ class _Matching:
                 self._advance(len(self.layers))
         return moments
 
-    def _partial_pass(self, stop: _Stop) -> _LayerMoments:
+    def _partial_pass(self, stop: Stop) -> LayerMoments:
         """Every sample and step as far as `stop`, at the actions of the last whole pass."""
         with self._lockstep(stop) as moments:
             for sample, trajectory in zip(self.samples, self._trajectories, strict=True):
                 flows = self._flows(sample)
                 for step, places in enumerate(trajectory):
                     for flow, x in zip(flows, places, strict=True):
-                        with suppress(_Reached):
+                        with suppress(Reached):
                             flow.velocity(step, to_device(x, self.device))
                 self._advance(stop.layer + 1)
         return moments[stop.layer]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from quantvla_ros.errors import CalibrationError
 from quantvla_ros.models.network import HeadAttention
-from quantvla_ros.quantization.correction import bounded_ratio, ratio, scale_outputs
+from quantvla_ros.quantization.correction import ratio
 
 # Attributes by which attentions name a norm of their queries.
 _QUERY_NORMS = ('query_norm', 'q_norm', 'norm_q')
@@ -111,42 +111,8 @@ def refuse_query_norm(attention: HeadAttention) -> None:
 
 
 def head_factors(attention: HeadAttention, alpha: Tensor) -> Tensor:
-    """[heads] to one factor per output of the query projection."""
+    """[heads] to one factor per output of the query projection.
+
+    Exact: rotary embedding is linear in the query; a norm of the query would undo it.
+    """
     return alpha.repeat_interleave(attention.head_dim)
-
-
-def logit_spread(logits: Tensor, valid: Tensor) -> Tensor:
-    """Spread of each head's logits: standard deviation over the keys, averaged over the queries.
-
-    Args:
-        logits: [B, heads, Q, K] float32, scaled, before the mask.
-        valid: [B, 1, 1 or Q, K] bool, keys that a query may see.
-    Returns:
-        [heads] float64.
-    """
-    return _row_deviation(_centred(logits, valid), valid).double().mean(dim=(0, 2))
-
-
-def temperature(teacher: Tensor, student: Tensor, *, log_clip: float, dead_band: float) -> Tensor:
-    """Alpha per head: what the student's logits are multiplied by to spread like the teacher's.
-
-    Args:
-        teacher, student: [heads] mean `logit_spread` of the float and the quantized policy on the
-            same observations, noise and steps.
-        log_clip, dead_band: see `bounded_ratio`.
-    Returns:
-        [heads] float64.
-    """
-    return bounded_ratio(teacher, student, log_clip=log_clip, dead_band=dead_band)
-
-
-def fold_temperature(attention: HeadAttention, alpha: Tensor) -> None:
-    """Multiply each head's rows of W_q (and b_q) by its alpha, in place.
-
-    Exact, because rotary embedding is linear in the query; a norm of the query would undo it.
-
-    Args:
-        attention: its query projection may be float or quantized.
-        alpha: [heads].
-    """
-    scale_outputs(attention.query_projection, head_factors(attention, alpha))
