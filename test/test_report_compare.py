@@ -127,3 +127,19 @@ def test_the_interval_is_wider_when_errors_come_by_episode():
     assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
     assert wide[0] < numbers.relative(by_episode, theirs) < wide[1]
     assert numbers.relative_interval(theirs, theirs, ['a', 'b'] * 100) is None
+
+
+def test_the_ratio_of_two_errors_is_paired_by_episode():
+    # episodes differ much more than the policies: paired, the difference is seen all the same
+    generator = np.random.default_rng(0)
+    theirs = generator.normal(size=(60, 2, 4, 2))
+    apart = generator.normal(size=theirs.shape) * np.exp(
+        2 * np.repeat(generator.normal(size=30), 2)
+    )[:, None, None, None]
+    first, second = (run(chunks(theirs + k * apart), chunks(theirs)) for k in (0.009, 0.01))
+    value, (low, high) = numbers.ratio(first['episodes'], second['episodes'])
+    assert value == pytest.approx(first['relative'] / second['relative'])
+    assert value == pytest.approx(0.9, rel=1e-3) and 0.89 < low <= value <= high < 0.91
+    assert first['relative_95'][1] > second['relative_95'][0]  # unpaired, it is not
+    with pytest.raises(ValueError, match='same episodes'):
+        numbers.ratio({'a': 1.0}, {'b': 1.0})

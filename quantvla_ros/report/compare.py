@@ -72,7 +72,8 @@ def compare(
         names, units: of the dimensions of an action.
         thresholds: by name of a gripper, the number between closed and open.
     Returns:
-        JSON; None where a quotient has nothing below it.
+        JSON; None where a quotient has nothing below it. `episodes` holds the sum of the squared
+        frame errors of each, for `ratio`.
     """
     ours, theirs = (c.states[:, -1].astype(np.float64) for c in (policy, against))
     errors = frame_errors(ours, theirs)
@@ -81,6 +82,7 @@ def compare(
         'relative_95': relative_interval(ours, theirs, [m.episode for m in moments]),
         'relative_to_variation': relative_to_variation(ours, theirs),
         'cosine': cosine(ours, theirs),
+        'episodes': _squares(errors, moments),
         'frame_error': {
             'median': float(np.median(errors)),
             'p90': float(np.percentile(errors, 90)),
@@ -134,16 +136,44 @@ def relative_interval(
     Frames of an episode resemble each other, so whole episodes are drawn.
     """
     known = sorted(set(episodes))
-    if len(known) < 5:
-        return None
     place = np.array([known.index(episode) for episode in episodes])
     apart = np.square(ours - theirs).reshape(len(ours), -1).sum(axis=1)
     size = np.square(theirs).reshape(len(theirs), -1).sum(axis=1)
-    sums = np.stack([np.bincount(place, values, len(known)) for values in (apart, size)])
-    drawn = np.random.default_rng(0).integers(len(known), size=(RESAMPLES, len(known)))
-    apart_sum, size_sum = sums[:, drawn].sum(axis=-1)
-    low, high = np.percentile(np.sqrt(apart_sum / np.maximum(size_sum, 1e-30)), (2.5, 97.5))
+    return _root_interval(*(np.bincount(place, values, len(known)) for values in (apart, size)))
+
+
+def ratio(
+    ours: Mapping[str, float], others: Mapping[str, float]
+) -> tuple[float, tuple[float, float] | None]:
+    """One policy's `relative` over another's, both against the same one, and its 95 % interval.
+
+    Args:
+        ours, others: the `episodes` of `compare`, of the same observations.
+    Returns:
+        The ratio, below 1 where ours is nearer; and the interval by a bootstrap over episodes.
+    """
+    if ours.keys() != others.keys():
+        raise ValueError('expected the same episodes for both')
+    above, below = (np.array([squares[e] for e in ours]) for squares in (ours, others))
+    value = float(np.sqrt(above.sum() / max(float(below.sum()), 1e-30)))
+    return value, _root_interval(above, below)
+
+
+def _root_interval(above: np.ndarray, below: np.ndarray) -> tuple[float, float] | None:
+    """95 % interval of sqrt(sum above / sum below) over [episodes]; None with fewer than five."""
+    if len(above) < 5:
+        return None
+    drawn = np.random.default_rng(0).integers(len(above), size=(RESAMPLES, len(above)))
+    quotients = above[drawn].sum(axis=1) / np.maximum(below[drawn].sum(axis=1), 1e-30)
+    low, high = np.percentile(np.sqrt(quotients), (2.5, 97.5))
     return float(low), float(high)
+
+
+def _squares(errors: np.ndarray, moments: Sequence[Moment]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for error, moment in zip(errors.tolist(), moments, strict=True):
+        sums[moment.episode] = sums.get(moment.episode, 0.0) + error**2
+    return sums
 
 
 def _joints(
