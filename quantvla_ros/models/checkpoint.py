@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,24 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from quantvla_ros.errors import CheckpointError
+from quantvla_ros.models.dit import TransformerConfig
+from quantvla_ros.models.groot_n15 import DIT, FEATURES, GrootConfig, GrootN15
 from quantvla_ros.models.pi05 import GEMMA_2B, GEMMA_300M, PI05, GemmaConfig, PI05Config
+from quantvla_ros.models.qwen3 import Qwen3Config
 from quantvla_ros.models.siglip import VisionConfig
 
 VARIANTS = {'gemma_2b': GEMMA_2B, 'gemma_300m': GEMMA_300M}
 
-# These stay in float32 in every precision: they touch the integrated actions or the time, are tiny,
-# and the references keep them so.
-FLOAT32_MODULES = ('action_in_proj', 'action_out_proj', 'time_mlp_in', 'time_mlp_out')
+# These stay in float32 in every precision: they touch the integrated actions or the time, and are
+# tiny. (GR00T's encoders and decoder are not tiny; what a robot uses of them works in float32.)
+FLOAT32_MODULES = (
+    'action_in_proj',
+    'action_out_proj',
+    'time_mlp_in',
+    'time_mlp_out',
+    'action_head.model.timestep_encoder',
+    'action_head.model.proj_out_',
+)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -109,13 +120,99 @@ def _variant(config: Mapping[str, Any], key: str, default: str) -> GemmaConfig:
     return VARIANTS[name]
 
 
-def build_network(config: Mapping[str, Any]) -> PI05:
+def groot_config(config: Mapping[str, Any]) -> GrootConfig:
+    """Sizes of a GR00T N1.5 network from a hub config; reduced ones of its backbone by `_eagle`.
+
+    Raises:
+        CheckpointError: a feature we do not support, or sizes that do not fit together.
+    """
+    backbone, head = _section(config, 'backbone_cfg'), _section(config, 'action_head_cfg')
+    dit, refine = _section(head, 'diffusion_model_cfg'), _section(head, 'vl_self_attention_cfg')
+    eagle = _section(config, '_eagle')
+    for place, settings, key, expected in (
+        ('backbone_cfg', backbone, 'project_to_dim', None),
+        ('backbone_cfg', backbone, 'reproject_vision', False),
+        ('_eagle', eagle, 'use_pixel_shuffle', False),
+        ('_eagle', eagle, 'mlp_connector_layers', 1),
+        ('action_head_cfg', head, 'add_pos_embed', True),
+        ('action_head_cfg', head, 'use_vlln', True),
+        ('diffusion_model_cfg', dit, 'interleave_self_attention', True),
+        ('diffusion_model_cfg', dit, 'norm_type', 'ada_norm'),
+        ('diffusion_model_cfg', dit, 'positional_embeddings', None),
+        ('vl_self_attention_cfg', refine, 'positional_embeddings', None),
+    ):
+        if settings.get(key, expected) != expected:
+            raise CheckpointError(
+                f'config.json: {place}.{key}: expected {expected!r} as in the public checkpoint, '
+                f'found {settings[key]!r}, which is not supported; use such a checkpoint'
+            )
+    sizes = GrootConfig()
+    vision, language = sizes.vision, sizes.language
+    if eagle:
+        vision_width, depth, heads, mlp = eagle['vis']
+        vision = VisionConfig(vision_width, depth, heads, mlp, image=eagle['image'])
+        # [width, layers of the whole model, heads, kv_heads, head_dim, mlp]
+        width, _, heads, kv_heads, head_dim, mlp = eagle['llm']
+        language = Qwen3Config(width, language.depth, heads, kv_heads, head_dim, mlp)
+    language = replace(language, depth=backbone.get('select_layer', language.depth))
+    features, blocks = _transformer(refine, FEATURES), _transformer(dit, DIT)
+    tokens = head.get('input_embedding_dim', blocks.width)
+    reads = dit.get('cross_attention_dim', language.width)
+    if (blocks.width, features.width, reads) != (tokens, language.width, language.width):
+        raise CheckpointError(
+            f'config.json: expected input_embedding_dim = heads x head size of the diffusion model '
+            f'and cross_attention_dim = that of vl_self_attention = width of the language model, '
+            f'found {tokens} and {blocks.width}, {reads}, {features.width} and {language.width}'
+        )
+    return GrootConfig(
+        vision=vision,
+        language=language,
+        vocabulary=eagle.get('vocab', sizes.vocabulary),
+        image_token=eagle.get('image_token_index', sizes.image_token),
+        features=features,
+        dit=blocks,
+        outputs=dit.get('output_dim', sizes.outputs),
+        hidden=head.get('hidden_size', sizes.hidden),
+        state_dim=head.get('max_state_dim', sizes.state_dim),
+        action_dim=head.get('action_dim', sizes.action_dim),
+        chunk=head.get('action_horizon', sizes.chunk),
+        steps=head.get('num_inference_timesteps', sizes.steps),
+        buckets=head.get('num_timestep_buckets', sizes.buckets),
+        future_tokens=head.get('num_target_vision_tokens', sizes.future_tokens),
+        positions=head.get('max_seq_len', sizes.positions),
+        embodiments=head.get('max_num_embodiments', sizes.embodiments),
+    )
+
+
+def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = config.get(key, {})
+    if not isinstance(section, dict):
+        raise CheckpointError(
+            f'config.json: {key}: expected an object, found {section!r}; fetch it again'
+        )
+    return section
+
+
+def _transformer(settings: Mapping[str, Any], default: TransformerConfig) -> TransformerConfig:
+    return TransformerConfig(
+        heads=settings.get('num_attention_heads', default.heads),
+        head_dim=settings.get('attention_head_dim', default.head_dim),
+        depth=settings.get('num_layers', default.depth),
+    )
+
+
+def network_kind(config: Mapping[str, Any]) -> str | None:
+    """What a config says that its network is; the hub's families spell the key differently."""
+    return config.get('type') or config.get('model_type')
+
+
+def build_network(config: Mapping[str, Any]) -> Any:
     """The network a config describes, on the current default device, weights not loaded.
 
     Raises:
         CheckpointError: a model type we do not know.
     """
-    kind = config.get('type') or config.get('model_type')
+    kind = network_kind(config)
     if kind not in NETWORKS:
         raise CheckpointError(
             f'config.json: type: expected one of {sorted(NETWORKS)}, found {kind!r}; '
@@ -124,8 +221,9 @@ def build_network(config: Mapping[str, Any]) -> PI05:
     return NETWORKS[kind](config)
 
 
-NETWORKS: dict[str, Callable[[Mapping[str, Any]], PI05]] = {
+NETWORKS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     'pi05': lambda config: PI05(pi05_config(config)),
+    'gr00t_n1_5': lambda config: GrootN15(groot_config(config)),
 }
 
 
@@ -133,7 +231,7 @@ def load_model(
     directory: str | Path,
     device: str | torch.device = 'cpu',
     dtype: torch.dtype = torch.float32,
-) -> PI05:
+) -> Any:
     """Load a checkpoint directory.
 
     Args:
@@ -142,7 +240,7 @@ def load_model(
         dtype: of the weights; norms' arithmetic, the modulation and the action and time
             projections are float32 always.
     Returns:
-        The network in evaluation mode.
+        The network (see models.network) in evaluation mode.
     Raises:
         CheckpointError: files missing or damaged, an unknown model, missing or extra keys, wrong
             shapes.
@@ -158,11 +256,11 @@ def load_model(
         key = canonical_key(name)
         if key is None:
             continue
-        if key == LM_HEAD:
-            # On the hub the embedding is stored only as the tied output layer.
-            if EMBEDDING in state:
+        if key in TIED:
+            # On the hub an embedding may be stored only as the tied output layer.
+            key = TIED[key]
+            if key in state:
                 continue
-            key = EMBEDDING
         if key not in wanted:
             extra.append(name)
             continue
@@ -176,7 +274,7 @@ def load_model(
     missing = sorted(set(wanted) - set(state))
     if missing or extra:
         raise CheckpointError(
-            f'{directory}: expected the {len(wanted)} tensors of {config.get("type")}, found '
+            f'{directory}: expected the {len(wanted)} tensors of {network_kind(config)}, found '
             f'{len(missing)} missing ({_some(missing)}) and {len(extra)} unknown '
             f'({_some(sorted(extra))}); the file is of another model or incomplete'
         )
@@ -187,18 +285,29 @@ def load_model(
 BACKBONE = 'paligemma_with_expert.paligemma.'
 LM_HEAD = BACKBONE + 'lm_head.weight'
 EMBEDDING = BACKBONE + 'model.language_model.embed_tokens.weight'
-_UNUSED = re.compile(r'paligemma_with_expert\.gemma_expert\.lm_head\.|state_proj\.')
+# Output layers that are stored in place of the embeddings they are tied to, or beside them.
+TIED = {
+    LM_HEAD: EMBEDDING,
+    'backbone.eagle_model.language_model.lm_head.weight': (
+        'backbone.eagle_model.language_model.model.embed_tokens.weight'
+    ),
+}
+_UNUSED = re.compile(
+    r'paligemma_with_expert\.gemma_expert\.lm_head\.|state_proj\.'
+    r'|backbone\.eagle_model\.vision_model\.vision_model\.head\.'
+)
 
 
 def canonical_key(name: str) -> str | None:
     """A checkpoint's key as our module tree spells it; None for weights nothing uses.
 
-    Tolerates what public files differ in: the leading `model.`, the older
+    Tolerates what public files differ in: the leading `model.` or `_groot_model.`, the older
     `action_time_mlp_*`, and the flattened vision tower of newer exports.
     """
-    key = name.removeprefix('model.')
+    key = name.removeprefix('model.').removeprefix('_groot_model.')
     key = key.replace('action_time_mlp_', 'time_mlp_')
     key = re.sub(r'\.vision_tower\.(?!vision_model\.)', '.vision_tower.vision_model.', key)
+    key = re.sub(r'(eagle_model\.vision_model)\.(?!vision_model\.)', r'\1.vision_model.', key)
     return None if _UNUSED.match(key) else key
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a pi0.5 checkpoint directory in the hub's layout: config, weights, tokenizer, processors.
+"""Writing checkpoints in the hub's layout: configs, weights; tokenizer and processors for pi0.5.
 
 Knows the layout that `checkpoint` and `processor` read; knows nothing of training or of bags.
 """
@@ -17,9 +17,13 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantvla_ros.models.checkpoint import EMBEDDING, LM_HEAD, build_network
+from quantvla_ros.models.dit import AdaptiveLayerNorm
+from quantvla_ros.models.embodiment import EmbodimentLinear
+from quantvla_ros.models.groot_n15 import DIT, FEATURES, GrootConfig
+from quantvla_ros.models.layers import AdaptiveRMSNorm
 from quantvla_ros.models.processor import ACTION, POSTPROCESSOR, PREPROCESSOR, STATE
 from quantvla_ros.models.tokenizer import STATE_BINS
 
@@ -87,6 +91,77 @@ def hub_config(
     return config
 
 
+def groot_hub_config(
+    *,
+    eagle: Mapping[str, Any] | None = None,
+    layers: int = GrootConfig().language.depth,
+    features: tuple[int, int, int] = (FEATURES.heads, FEATURES.head_dim, FEATURES.depth),
+    dit: tuple[int, int, int] = (DIT.heads, DIT.head_dim, DIT.depth),
+    hidden: int = GrootConfig.hidden,
+    future_tokens: int = GrootConfig.future_tokens,
+) -> dict[str, Any]:
+    """A config.json as the hub's GR00T N1.5 has it.
+
+    Args:
+        eagle: sizes of a reduced backbone (`vis`, `llm`, `vocab`, `image`, `image_token_index`).
+        layers: of the language model.
+        features, dit: (heads, head size, blocks) of the two transformers of the action head.
+        hidden, future_tokens: see `GrootConfig`.
+    """
+    width = GrootConfig().language.width if eagle is None else eagle['llm'][0]
+
+    def transformer(sizes: tuple[int, int, int]) -> dict[str, Any]:
+        heads, head_dim, depth = sizes
+        return {
+            'num_attention_heads': heads,
+            'attention_head_dim': head_dim,
+            'num_layers': depth,
+            'dropout': 0.2,
+            'final_dropout': True,
+            'positional_embeddings': None,
+        }
+
+    diffusion = {
+        'output_dim': hidden,
+        'interleave_self_attention': True,
+        'norm_type': 'ada_norm',
+        'cross_attention_dim': width,
+    }
+    head = {
+        'action_dim': GrootConfig.action_dim,
+        'action_horizon': GrootConfig.chunk,
+        'add_pos_embed': True,
+        'backbone_embedding_dim': width,
+        'diffusion_model_cfg': transformer(dit) | diffusion,
+        'hidden_size': hidden,
+        'input_embedding_dim': dit[0] * dit[1],
+        'max_action_dim': GrootConfig.action_dim,
+        'max_state_dim': GrootConfig.state_dim,
+        'noise_s': 0.999,
+        'num_inference_timesteps': GrootConfig.steps,
+        'num_target_vision_tokens': future_tokens,
+        'num_timestep_buckets': GrootConfig.buckets,
+        'use_vlln': True,
+        'vl_self_attention_cfg': transformer(features),
+    }
+    config: dict[str, Any] = {
+        'model_type': 'gr00t_n1_5',
+        'action_dim': GrootConfig.action_dim,
+        'action_horizon': GrootConfig.chunk,
+        'hidden_size': width,
+        'compute_dtype': 'bfloat16',
+        'action_head_cfg': head,
+        'backbone_cfg': {
+            'select_layer': layers,
+            'project_to_dim': None,
+            'reproject_vision': False,
+        },
+    }
+    if eagle is not None:
+        config['_eagle'] = dict(eagle)
+    return config
+
+
 def write_checkpoint(
     directory: str | Path,
     config: Mapping[str, Any],
@@ -127,9 +202,7 @@ def write_weights(
         batch.clear()
 
     for name, tensor in weights:
-        # The hub stores the embedding as the tied output layer, and only there.
-        stored = 'model.' + (LM_HEAD if name == EMBEDDING else name)
-        batch[stored] = tensor.detach().to('cpu', dtype).contiguous()
+        batch[hub_key(name)] = tensor.detach().to('cpu', dtype).contiguous()
         if sum(t.numel() * t.element_size() for t in batch.values()) >= SHARD_BYTES:
             flush()
     if batch:
@@ -144,6 +217,14 @@ def write_weights(
         placed.update(dict.fromkeys(names, path.name))
     if len(shards) > 1:
         _write_json(directory / 'model.safetensors.index.json', {'weight_map': placed})
+
+
+def hub_key(name: str) -> str:
+    """How the hub spells the name of a tensor of our module trees."""
+    if name.startswith(('backbone.', 'action_head.')):  # GR00T
+        return name
+    # pi0.5's embedding is stored as the tied output layer, and only there.
+    return 'model.' + (LM_HEAD if name == EMBEDDING else name)
 
 
 def write_processors(directory: Path, features: Features, *, max_tokens: int) -> None:
@@ -229,22 +310,23 @@ def random_weights(config: Mapping[str, Any], seed: int) -> Iterator[tuple[str, 
     offsets unlike zero, so that every path of the network counts.
     """
     with torch.device('meta'):
-        shapes = {name: tuple(t.shape) for name, t in build_network(config).state_dict().items()}
+        network = build_network(config)
+    adaptive = (AdaptiveRMSNorm, AdaptiveLayerNorm)
     generator = torch.Generator().manual_seed(seed)
-    for name, shape in shapes.items():
-        tensor = torch.randn(shape, generator=generator)
-        if len(shape) == 1:
-            offset = 1.0 if _is_layer_norm_weight(name) else 0.0
-            yield name, offset + 0.05 * tensor
-        elif '_layernorm.dense.' in name or name.endswith('norm.dense.weight'):
-            yield name, tensor * (0.3 / shape[1] ** 0.5)
+    for name, empty in network.state_dict().items():
+        path, _, kind = name.rpartition('.')
+        tensor = torch.randn(empty.shape, generator=generator)
+        module, parent = network.get_submodule(path), network.get_submodule(path.rpartition('.')[0])
+        if tensor.ndim == 1 or kind == 'b':
+            # These multiply by their weight, Gemma's norm by one plus it.
+            factor = kind == 'weight' and isinstance(module, (nn.LayerNorm, nn.RMSNorm))
+            yield name, (1.0 if factor else 0.0) + 0.05 * tensor
+        elif isinstance(parent, adaptive) or path.endswith('.proj_out_1'):
+            yield name, tensor * (0.3 / tensor.shape[1] ** 0.5)
+        elif isinstance(module, EmbodimentLinear):
+            yield name, tensor * tensor.shape[1] ** -0.5
         else:
-            yield name, tensor * float(np.prod(shape[1:])) ** -0.5
-
-
-def _is_layer_norm_weight(name: str) -> bool:
-    """LayerNorm multiplies by its weight; Gemma's RMSNorm by one plus it."""
-    return name.endswith('.weight') and ('layer_norm' in name or 'post_layernorm' in name)
+            yield name, tensor * float(np.prod(tensor.shape[1:])) ** -0.5
 
 
 def _write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -1,8 +1,8 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a scale per channel folds away in a block of `GroupedAttention` and `GatedMLP`.
+"""Where a scale per channel folds away in the blocks that networks are made of.
 
-Knows the names of those blocks' layers; knows nothing of where a scale comes from or how it folds.
+Knows the names of their layers; knows nothing of where a scale comes from or how it folds.
 """
 from __future__ import annotations
 
@@ -58,3 +58,30 @@ def gated_block(
         Equalization(gated, f'{layer}post_attention_layernorm', norm),
         Equalization((f'{mlp}down_proj',), f'{mlp}up_proj', 'linear'),
     ]
+
+
+def feature_block(layer: str) -> list[Equalization]:
+    """The equalizations of one `FeatureBlock` (nothing folds through the GELU of its MLP)."""
+    return [
+        Equalization(_projections(layer, 'qkv'), f'{layer}norm1', 'norm'),
+        Equalization((f'{layer}attn1.to_out.0',), f'{layer}attn1.to_v', 'linear'),
+        Equalization((f'{layer}ff.net.0.proj',), f'{layer}norm3', 'norm'),
+    ]
+
+
+def dit_block(layer: str, *, crosses: bool) -> list[Equalization]:
+    """The equalizations of one `DiTBlock`; the norm before its MLP has no weights to fold into.
+
+    Args:
+        layer: its path, with the dot.
+        crosses: its keys and values read the features, which all such blocks share, not its norm.
+    """
+    readers = _projections(layer, 'q' if crosses else 'qkv')
+    return [
+        Equalization(readers, f'{layer}norm1', 'adaptive_norm'),
+        Equalization((f'{layer}attn1.to_out.0',), f'{layer}attn1.to_v', 'linear'),
+    ]
+
+
+def _projections(layer: str, names: str) -> tuple[str, ...]:
+    return tuple(f'{layer}attn1.to_{name}' for name in names)
