@@ -68,7 +68,8 @@ def tick_words(value: float, step: float, percent: bool = False) -> str:
         value, step = 100 * value, 100 * step
     places = max(0, -math.floor(math.log10(step) + 1e-9))
     if places > 4:
-        return number(value, 2)
+        size = max(abs(value), step)
+        return number(value, math.floor(math.log10(size)) - math.floor(math.log10(step)) + 1)
     words = f'{value:.{places}f}'
     words = words.lstrip('-') if float(words) == 0 else words.replace('-', '\u2212')
     return f'{words}%' if percent else words

@@ -145,6 +145,18 @@ padding-right:6px;z-index:1;min-width:26px}
 background:rgba(var(--side),.5)}
 .key.lo{--side:var(--low)}.key.hi{--side:var(--high)}
 .key.end{background:none;outline:2px solid var(--text);outline-offset:-2px}
+.heat .tall{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;
+vertical-align:top;max-height:16em;overflow:hidden}
+.intervals{width:100%;max-width:900px;margin:12px 0 18px;table-layout:auto}
+.intervals th,.intervals td{border:0;padding:1px 10px 1px 0;vertical-align:middle}
+.intervals th{color:var(--text);font-weight:400;min-width:5.4em;max-width:34vw;
+white-space:normal}
+.intervals .group{font-weight:650;padding-top:10px}
+.intervals .dots{width:62%;padding-right:16px}
+.intervals svg{display:block;width:100%;height:24px;overflow:visible}
+.intervals .ticks svg{height:2px;margin-bottom:18px}
+@media(max-width:560px){.intervals .dots{width:52%}
+.intervals td:last-child{white-space:normal;font-size:.8rem;line-height:1.15}}
 details{margin:12px 0}
 summary{cursor:pointer;font-size:.9rem;color:var(--soft);padding:5px 0}
 summary:hover{color:var(--text)}
