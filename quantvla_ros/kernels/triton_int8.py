@@ -1,17 +1,17 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""INT8 linears on NVIDIA GPUs: which tile serves which shape, and the launches.
+"""INT8 linears on NVIDIA GPUs: the launches.
 
-Knows tensors, sizes and GPUs; knows nothing of models or recipes. The kernels are in
-`triton_kernels`, imported at the first launch, so that this module loads where triton is not.
+Knows tensors, sizes and GPUs; knows nothing of models or recipes. The kernels are in `triton_rows`
+and `triton_kernels`, imported at the first launch, so that this module loads where triton is not.
 With TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly: for tests.
 """
 from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import os
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,76 +19,13 @@ from torch import Tensor
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels.reference import SMALLEST
 from quantvla_ros.kernels.rows import Rows
+from quantvla_ros.kernels.tiles import Tile, choose_tile, within
 
 _OLDEST = (8, 0)  # int8 matrix instructions with 32 columns a step (Ampere)
 _ROW_BLOCK = 16384  # a row up to this length is quantized in registers in one pass
+_SMALLEST_GROUP = 64  # columns: each of the two products of a step takes at least 32
+_LARGEST_BLOCK = 128  # of a rotation: larger ones do not fit into the shared memory
 
-
-@dataclass(frozen=True)
-class Tile:
-    """How one program covers the result: rows x outputs x columns a step, warps, pipeline depth."""
-
-    rows: int
-    outputs: int
-    columns: int
-    warps: int
-    stages: int
-
-    @property
-    def shared(self) -> int:
-        """Bytes of shared memory that the pipeline holds."""
-        return (self.rows + self.outputs) * self.columns * self.stages
-
-
-# By the number of rows (tokens): the tiles to choose from and the relative speed of one, larger
-# tiles reusing more of what they load. Measured with `benchmarks/kernels.py --tune`.
-_TILES: tuple[tuple[int, tuple[tuple[Tile, float], ...]], ...] = (
-    (16, ((Tile(16, 64, 256, 4, 4), 1.0), (Tile(16, 32, 256, 4, 4), 0.8))),
-    (32, ((Tile(32, 64, 256, 4, 4), 1.0), (Tile(32, 32, 256, 4, 4), 0.8))),
-    (64, ((Tile(64, 64, 256, 4, 3), 1.0), (Tile(64, 32, 256, 4, 4), 0.8))),
-    (
-        2**31,
-        (
-            (Tile(128, 256, 128, 8, 3), 1.0),
-            (Tile(64, 128, 128, 4, 4), 0.93),  # two to a multiprocessor of the H100
-            (Tile(128, 128, 128, 8, 3), 0.9),
-            (Tile(128, 64, 128, 4, 4), 0.7),
-            (Tile(64, 64, 128, 4, 4), 0.5),
-        ),
-    ),
-)
-
-
-def choose_tile(rows: int, outputs: int, *, processors: int, shared: int) -> Tile:
-    """The tile with the least work on the busiest multiprocessor.
-
-    Args:
-        rows, outputs: M and N of the product.
-        processors: multiprocessors of the GPU.
-        shared: bytes of shared memory that one program may use.
-    """
-    candidates = next(tiles for largest, tiles in _TILES if rows <= largest)
-    best, least = None, float('inf')
-    for preferred, speed in candidates:
-        tile = _fit(preferred, shared)
-        if tile is None:
-            continue
-        tiles = -(-rows // tile.rows) * -(-outputs // tile.outputs)
-        waves = -(-tiles // processors)
-        work = waves * tile.rows * tile.outputs / speed
-        if work < least:
-            best, least = tile, work
-    assert best is not None  # the smallest tile fits every GPU since Ampere
-    return best
-
-
-def _fit(tile: Tile, shared: int) -> Tile | None:
-    """The same tile, its pipeline as deep as the shared memory allows; None: not even two."""
-    for stages in range(tile.stages, 1, -1):
-        shallower = Tile(tile.rows, tile.outputs, tile.columns, tile.warps, stages)
-        if shallower.shared <= shared:
-            return shallower
-    return None
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -105,32 +42,124 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def quantize_rows(x: Tensor, rows: Rows | None = None) -> tuple[Tensor, Tensor]:
-    """Quantize each row by its own largest magnitude: [M, K] -> [M, K] int8, [M] float32."""
-    from quantvla_ros.kernels.triton_kernels import quantize_rows_kernel
+def quantize_rows(
+    x: Tensor, rows: Rows | None = None, *, split: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Permute, rotate and quantize each row: [M, K] -> [M, K] int8, [M] float32.
 
-    if rows is not None and (rows.bits, rows.scale, rows.rotation, rows.permutation) != (
-        8, None, None, None
-    ):
-        raise BackendError('rows: the Triton backend quantizes to 8 bits, per row, unrotated only')
+    Args:
+        x, rows: as in `reference.quantize_rows`.
+        split: write the even columns first, then the odd ones, as `packed_matmul` reads them.
+    Raises:
+        BackendError: the blocks of the rotation are larger than the kernels take.
+    """
+    from quantvla_ros.kernels import triton_rows
+
+    rows = rows or Rows()
     x = x.contiguous()
     count, columns = x.shape
     q = torch.empty((count, columns), dtype=torch.int8, device=x.device)
     scale = torch.empty(count, dtype=torch.float32, device=x.device)
-    block = min(1 << (columns - 1).bit_length(), _ROW_BLOCK)
+    order = scale if rows.permutation is None else rows.permutation.contiguous()
+    step = scale if rows.scale is None else rows.scale
+    options = {
+        'PERMUTED': rows.permutation is not None,
+        'STATIC': rows.scale is not None,
+        'SPLIT': split,
+        'LARGEST': float(rows.largest),
+        'SMALLEST': SMALLEST,
+        'enable_fp_fusion': False,  # a fused multiply-add would round ties unlike the CPU
+    }
     with _on(x.device):
-        quantize_rows_kernel[(count,)](
+        if rows.rotation is not None:
+            _rotate(x, rows, order, step, q, scale, options)
+            return q, scale
+        block = min(1 << (columns - 1).bit_length(), _ROW_BLOCK)
+        triton_rows.quantize_rows_kernel[(count,)](
             x,
+            order,
+            step,
             q,
             scale,
             columns,
-            SMALLEST=SMALLEST,
             BLOCK=block,
             ONE_PASS=columns <= block,
             num_warps=4 if block <= 2048 else 8,
-            enable_fp_fusion=False,  # a fused multiply-add would round ties unlike the CPU
+            **options,
         )
     return q, scale
+
+
+def _rotate(
+    x: Tensor,
+    rows: Rows,
+    order: Tensor,
+    step: Tensor,
+    q: Tensor,
+    scale: Tensor,
+    options: dict[str, object],
+) -> None:
+    """Launch the kernels that rotate: one where a row with one R fits into a program, else two."""
+    from quantvla_ros.kernels import triton_rows
+
+    assert rows.rotation is not None
+    rotation, block = rows.rotation.contiguous(), rows.block
+    if block > _LARGEST_BLOCK:
+        raise BackendError(
+            f'rows.rotation: expected blocks of at most {_LARGEST_BLOCK} columns on a GPU, '
+            f'found {block}'
+        )
+    count, columns = x.shape
+    width, blocks = _matrix_size(block), columns // block
+    # 16-bit numbers are TF32 numbers: their products are exact without further terms.
+    exact = x.element_size() == 2 and rotation.element_size() == 2
+    precision = 'tf32' if exact else 'tf32x3'
+    shared = rotation.dim() == 2
+    size = _matrix_size(blocks) * width
+    if shared and size <= _ROW_BLOCK:
+        triton_rows.rotate_rows_kernel[(count,)](
+            x,
+            order,
+            rotation,
+            step,
+            q,
+            scale,
+            columns,
+            B=block,
+            PRECISION=precision,
+            BLOCKS=_matrix_size(blocks),
+            BLOCK=width,
+            num_warps=4 if size <= 4096 else 8,
+            **options,
+        )
+        return
+    largest = torch.zeros(count, dtype=torch.int32, device=x.device)
+    tile = min(64, _matrix_size(count))
+    for quantize in (False, True):
+        triton_rows.rotate_blocks_kernel[(-(-count // tile), blocks)](
+            x,
+            order,
+            rotation,
+            step,
+            largest,
+            q,
+            scale,
+            count,
+            columns,
+            0 if shared else block * block,
+            B=block,
+            QUANTIZE=quantize,
+            PRECISION=precision,
+            ROWS=tile,
+            BLOCK=width,
+            num_warps=4,
+            **options,
+        )
+
+
+def _matrix_size(size: int) -> int:
+    """The power of two from 16 up that a matrix instruction of `size` rows or columns takes."""
+    return max(16, 1 << (size - 1).bit_length())
 
 
 def scaled_matmul(
@@ -181,10 +210,95 @@ def scaled_matmul(
     return y
 
 
+def packed_linear(
+    x: Tensor,
+    weight_packed: Tensor,
+    group_scale: Tensor | None,
+    group: int,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    rows: Rows,
+) -> Tensor:
+    """Quantize the rows of x [M, K] and multiply by packed weights: [M, N] of x's dtype.
+
+    Args:
+        As for `linear.int4_linear`; group a multiple of 64, or 0.
+    """
+    q, scale = quantize_rows(x, rows, split=True)
+    return packed_matmul(q, scale, weight_packed, group_scale, group, weight_scale, bias, x.dtype)
+
+
+def packed_matmul(
+    q: Tensor,
+    scale: Tensor,
+    weight_packed: Tensor,
+    group_scale: Tensor | None,
+    group: int,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    *,
+    tile: Tile | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Multiply quantized rows by packed weights and scale back: [M, N] of `dtype`.
+
+    Args:
+        q: [M, K] int8, even columns first (`quantize_rows` with split).
+        scale, weight_scale, bias, dtype, tile, out: as for `scaled_matmul`.
+        weight_packed, group_scale, group: as for `linear.int4_linear`; group a multiple of 64.
+    Raises:
+        BackendError: the group is no multiple of 32.
+    """
+    from quantvla_ros.kernels.triton_kernels import packed_matmul_kernel
+
+    if group % _SMALLEST_GROUP:
+        raise BackendError(
+            f'group: expected a multiple of {_SMALLEST_GROUP} columns on a GPU, found {group}'
+        )
+    count, columns = q.shape
+    outputs, half = weight_packed.shape
+    y = torch.empty((count, outputs), dtype=dtype, device=q.device) if out is None else out
+    tile = within(tile, group) if tile else _tile_on(count, outputs, q.device, True, group)
+    vectors = [v if v is None else v.contiguous() for v in (weight_scale, bias)]
+    # A row of packed weights may start at half of what 16-byte loads ask for.
+    unit = math.gcd(half, 16)
+    grid = (-(-count // tile.rows) * -(-outputs // tile.outputs),)
+    with _on(q.device):
+        packed_matmul_kernel[grid](
+            q,
+            weight_packed,
+            weight_packed if group_scale is None else group_scale,
+            scale,
+            vectors[0],
+            vectors[0] if bias is None else vectors[1],
+            y,
+            count,
+            outputs,
+            half // unit,
+            UNIT=unit,
+            GROUP=group,
+            SCALE_SUMS=tile.rows <= 64,
+            HAS_BIAS=bias is not None,
+            EVEN_K=columns % tile.columns == 0,
+            PTX=q.device.type == 'cuda',
+            BLOCK_M=tile.rows,
+            BLOCK_N=tile.outputs,
+            BLOCK_J=tile.columns // 2,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+    return y
+
+
 @functools.lru_cache(maxsize=4096)
-def _tile_on(rows: int, outputs: int, device: torch.device) -> Tile:
+def _tile_on(
+    rows: int, outputs: int, device: torch.device, packed: bool = False, group: int = 0
+) -> Tile:
     processors, shared = _gpu(device)
-    return choose_tile(rows, outputs, processors=processors, shared=shared)
+    return choose_tile(
+        rows, outputs, processors=processors, shared=shared, packed=packed, group=group
+    )
 
 
 @functools.cache
