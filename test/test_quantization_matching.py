@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from groot_samples import tiny_inputs, tiny_network, tiny_noise
 from matching_samples import (
     STEPS,
     balance,
@@ -19,7 +20,7 @@ from matching_samples import (
 )
 
 from quantvla_ros.errors import CalibrationError
-from quantvla_ros.quantization.matching import copy_head
+from quantvla_ros.quantization.matching import HeadSample, copy_head
 
 OFF = {'temperature': temperature(False), 'balance': balance(False)}
 
@@ -360,3 +361,65 @@ def test_a_copy_of_the_head_shares_the_encoders_and_nothing_else():
     assert own and not own & {id(p) for p in copy.parameters()}
     copy.head_layers()[0].attention.query_projection.weight.data.zero_()
     assert model.head_layers()[0].attention.query_projection.weight.abs().sum() > 0
+
+
+def groot_samples(model, count=2):
+    """Random features as contexts, with left padding in none: the head has no mask."""
+    found = []
+    for seed in range(count):
+        features = torch.randn(2, 11, 32, generator=torch.Generator().manual_seed(seed))
+        noise = tiny_noise(seed, batch=2)
+        found.append(HeadSample(features, features, tiny_inputs(seed, batch=2), noise))
+    return found
+
+
+def test_a_head_with_cross_and_self_attention_is_restored():
+    teacher = tiny_network()
+    student = copy_head(teacher)
+    layers = student.head_layers()
+    alpha = [[0.8, 1.2], [1.1, 0.85], [0.9, 0.75], [1.2, 1.3]][: len(layers)]
+    beta, mlp = [0.8, 1.2, 0.9, 1.1], [1.15, 0.85, 0.75, 1.2]
+    shrink(student, alpha, beta[: len(layers)], mlp[: len(layers)])
+    for layer, a, b, m in zip(layers, alpha, beta, mlp, strict=False):  # they have biases
+        layer.attention.query_projection.bias *= torch.tensor(a).repeat_interleave(12)
+        layer.attention.output_projection.bias *= b
+        layer.mlp.output_projection.bias *= m
+    found = match(student, teacher, groot_samples(teacher), balance=balance(mlp=True))
+    expected = 1 / torch.tensor(alpha)
+    torch.testing.assert_close(torch.tensor(found.alpha), expected, rtol=1e-3, atol=0)
+    expected = 1 / torch.tensor(beta[: len(layers)])
+    torch.testing.assert_close(torch.tensor(found.beta), expected, rtol=1e-3, atol=0)
+    for after in found.after:
+        assert max(*after.logits, after.attention, after.mlp) < 1e-3
+
+
+def test_features_that_have_shrunk_are_restored_where_the_head_reads_them():
+    # GR00T prepares keys and values when a flow is made, before any denoising step
+    teacher = tiny_network()
+    student = copy_head(teacher)
+    refine = student.action_head.refine
+    student.action_head.refine = lambda features: 0.8 * refine(features)
+    paths = [point.projection for point in student.interface()]
+    biases = {path: student.get_submodule(path).bias.clone() for path in paths}
+    found = match(
+        student,
+        teacher,
+        groot_samples(teacher),
+        temperature=temperature(dead_band=1e-3),
+        balance=balance(interface=True, dead_band=1e-3),
+        estimation=estimation('parallel'),
+    )
+    assert found.interface == pytest.approx(dict.fromkeys(paths, 1.25), rel=1e-4)
+    # whatever is measured after it finds nothing left to do
+    assert {value for row in found.alpha for value in row} == {1.0} == set(found.beta)
+    assert all(torch.equal(student.get_submodule(p).bias, biases[p]) for p in paths)
+    assert max(max(layer.logits) for layer in found.before) > 0.1
+    for after in found.after:
+        assert max(*after.logits, after.attention, after.mlp) < 1e-3
+
+
+def test_an_interface_on_the_output_side_is_not_this_modules():
+    # pi0.5's prefix values are scaled in the backbone, layer by layer, before the head is matched
+    student, teacher = pair(1)
+    found = match(student, teacher, head_samples(1), balance=balance(interface=True))
+    assert found.interface == {}
