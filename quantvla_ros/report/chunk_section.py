@@ -72,8 +72,16 @@ def _rank(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def chunk_section(chunks: Chunks) -> Section | None:
-    """Frames with their pictures and chunks."""
+def chunk_section(
+    chunks: Chunks, teacher: str = 'float policy', student: str = 'quantized policy',
+    where: str = 'that calibration has not seen',
+) -> Section | None:
+    """Frames with their pictures and chunks.
+
+    Args:
+        teacher, student: what to call the policies.
+        where: what is to be said of the observations; may be empty.
+    """
     if not chunks.frames:
         return None
     frames = sorted(chunks.frames, key=lambda frame: -_rank(frame.error))
@@ -83,14 +91,14 @@ def chunk_section(chunks: Chunks) -> Section | None:
     drawn = [_frame(frame, number_, chunks, joints, side) for number_, frame in enumerate(frames)]
     content = join(
         paragraph(
-            f'What both policies would do in {plural(len(frames), "observation")} that '
-            'calibration has not seen, from the same noise; the worst first. '
+            f'What both policies would do in {plural(len(frames), "observation")}'
+            f'{" " if where else ""}{where}, from the same noise; the worst first. '
             + (f'Of {len(joints)} joints the {SHOWN} that are off most are in view.'
                if len(joints) > SHOWN else '')
         ),
         legend(
-            (key_lines('float'), 'float policy (broad, solid)'),
-            (key_lines('quant'), 'quantized policy (thin, dashed)'),
+            (key_lines('float'), f'{teacher} (broad, solid)'),
+            (key_lines('quant'), f'{student} (thin, dashed)'),
             *([(key_lines('bound'), 'limit of the robot')]
               if any(action.bounds for action in chunks.actions) else []),
         ),
@@ -174,7 +182,7 @@ def _joint_panel(frame: FrameResult, action: Action, index: int, period: float) 
         action.name, words,
         plot(
             x, y, marks, short=True,
-            words=f'{action.name} over {number(float(times[-1]))} s: float and quantized chunk, '
+            words=f'{action.name} over {number(float(times[-1]))} s: both chunks, '
                   f'{words}.',
             y_title=action.unit,
         ),

@@ -509,7 +509,7 @@ def _frame_sections(data: EvaluationData) -> list[Section]:
     opened = data.content.get('open_loop')
     sections = []
     if data.chunks is not None:
-        section = chunk_section(data.chunks)
+        section = chunk_section(data.chunks, (opened or {}).get('against') or '', data.policy, '')
         if section is not None:
             sections.append(section)
     elif opened and opened['comparisons']:
