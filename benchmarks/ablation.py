@@ -65,8 +65,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For files."""
-        return f'{self.recipe}.{self.corrections}'
+        """For files and reports."""
+        return f'{self.recipe}-{self.corrections.lower()}'
 
 
 class Work:
@@ -271,7 +271,8 @@ def closed_loop(work: Work) -> None:
                 'outcomes': [[o.seed, o.kind, o.success, o.steps] for o in outcomes],
             }
             with (work.folder / 'closed' / f'{owner[batch]}.jsonl').open('a') as stream:
-                stream.write(json.dumps(line) + '\n')
+                # A line before this one may have been cut off.
+                stream.write('\n' + json.dumps(line) + '\n')
             done += len(outcomes)
             progress(STAGE, done, total)
 
@@ -300,7 +301,7 @@ def _outcomes(work: Work, name: str) -> Outcomes:
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
             piece = json.loads(line)
-        except ValueError:  # cut off when the run was
+        except ValueError:  # empty, or cut off when the run was
             continue
         if piece['key'] == key:
             found |= {seed: success for seed, _, success, _ in piece['outcomes']}

@@ -51,11 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--json', '--out', type=Path, metavar='FILE', help='JSON file to write, for programs'
     )
+    parser.add_argument(
+        '--report', type=Path, metavar='FILE', help='HTML page to write, with plots'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print, and write the JSON."""
     from quantvla_ros.cli import evaluate_bags, evaluate_tabletop
+    from quantvla_ros.report.evaluation_page import EvaluationData, write_evaluation
 
     for name in ('frames', 'seeds', 'steps', 'jobs'):
         if getattr(args, name) < 1:
@@ -64,17 +68,22 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < 0:
             option = name.replace('_', '-')
             raise QuantVLAError(f'--{option}: expected 0 or more, found {getattr(args, name)}')
-    if args.json is not None and not args.json.resolve().parent.is_dir():
-        raise QuantVLAError(f'--json: expected a file in an existing directory, found {args.json}')
+    for name in ('json', 'report'):
+        path = getattr(args, name)
+        if path is not None and not path.resolve().parent.is_dir():
+            raise QuantVLAError(f'--{name}: expected a file in an existing directory, found {path}')
     try:
         evaluation = (evaluate_tabletop if args.tabletop else evaluate_bags).evaluate(args)
     except KeyboardInterrupt:
         print('quantvla_ros evaluate: interrupted', file=sys.stderr)
         return 130
     print(evaluation.text)
+    content = {'about': about(args), **evaluation.content}
     if args.json is not None:
-        report = {'about': about(args), **evaluation.content}
-        args.json.write_text(json.dumps(report, indent=1, allow_nan=False) + '\n')
+        args.json.write_text(json.dumps(content, indent=1, allow_nan=False) + '\n')
+    if args.report is not None:
+        data = EvaluationData(content, evaluation.chunks, evaluation.policy)
+        write_evaluation(data, args.report)
     return 0
 
 
@@ -95,7 +104,7 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
         'arguments': {
             name: [str(item) for item in value] if isinstance(value, list) else _plain(value)
             for name, value in sorted(vars(args).items())
-            if name not in ('command', 'ros_arguments', 'json')
+            if name not in ('command', 'ros_arguments', 'json', 'report')
         },
     }
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantvla_ros.cli.evaluate_report import worst_frames
 from quantvla_ros.cli.evaluate_text import open_loop_text
 from quantvla_ros.cli.evaluation import Evaluation, labels, policy_paths
 from quantvla_ros.cli.fit import check_policy_fit
@@ -120,7 +121,18 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
             }
             for label, result in zip(names[:-1], results[:-1], strict=True)
         ]
-    return Evaluation(open_loop_text(content), {'open_loop': content})
+    farthest = max(content['comparisons'], key=lambda c: c['relative'] or 0.0, default=None)
+    return Evaluation(
+        open_loop_text(content),
+        {'open_loop': content},
+        worst_frames(
+            farthest, contract, samples, results[names.index(farthest['policy'])].chunks.actions,
+            results[-1].chunks.actions,
+        )
+        if farthest
+        else None,
+        farthest['policy'] if farthest else '',
+    )
 
 
 def seen_bags(path: Path, bags: Sequence[Path], hashes: Sequence[str]) -> list[str]:

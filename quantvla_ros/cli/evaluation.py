@@ -9,13 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quantvla_ros.report.calibration_data import Chunks
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found, for people and for programs."""
+    """What was found, for people and for programs.
+
+    Attributes:
+        chunks: the frames in which `policy` differs most from the one it is held against.
+    """
 
     text: str
     content: dict[str, Any]
+    chunks: Chunks | None = None
+    policy: str = ''
 
 
 def policy_paths(args: argparse.Namespace) -> list[Path]:
