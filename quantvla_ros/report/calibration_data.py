@@ -123,7 +123,8 @@ class FrameResult:
 
     Attributes:
         pictures: [H, W, 3] uint8 RGB by the camera's name.
-        time: s since the episode's (or bag's) beginning.
+        episode: '' where it is not known.
+        time: s since the episode's (or bag's) beginning; None: not known.
         teacher, student: [steps, actions] of the float and of the quantized policy, in the units
             of the actions, with the same noise.
         error: relative error of this chunk in normalised actions.
@@ -132,7 +133,7 @@ class FrameResult:
     pictures: Mapping[str, np.ndarray]
     instruction: str
     episode: str
-    time: float
+    time: float | None
     teacher: np.ndarray
     student: np.ndarray
     error: float

@@ -142,8 +142,9 @@ def _frame(
         tag('h3', tag('bdi', f'\u201c{frame.instruction}\u201d')),
         tag(
             'p',
-            f'off by {percent(frame.error)}; from ', tag('bdi', frame.episode),
-            f', at {number(frame.time)} s',
+            f'off by {percent(frame.error)}',
+            [', from ', tag('bdi', frame.episode)] if frame.episode else None,
+            f', at {number(frame.time)} s' if frame.time is not None else None,
             class_='note',
         ),
         tag('div', images, class_='pictures') if images else None,
