@@ -8,26 +8,32 @@ action head's MLP costs 2 points of success, the head's attention as well 21.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+from torch import nn
 
 from quantvla_ros.errors import CalibrationError
 from quantvla_ros.models.roles import Place, Role
 
-_VISION = 'few weights against the backbone, and int8 here changed actions most in public reports'
-_CONDITION = 'computed once per step from the time alone: no speed to gain, all layers depend on it'
+_VISION = 'int8 here changed actions most in public reports; it runs once for an observation'
+_CONDITION = 'computed once from the time alone: no speed to gain, and all layers depend on it'
 _INPUT_OUTPUT = 'tiny, and the integrated actions pass through it at every step'
-_FEATURES = 'few weights, and every layer of the head reads what they give'
+_FEATURES = 'every layer of the head reads what it gives, and no correction comes after it'
 _HEAD_ATTENTION = 'its error grows over the denoising steps; the corrections are folded into it'
 _HEAD = 'not part of this layout'
+_NOT_LINEAR = 'no linear layer: a table, a convolution, or weights chosen by embodiment'
 
 
 class HasPlaces(Protocol):
-    """A model that says what each of its linear layers is for."""
+    """A module tree that says what each of its linear layers is for."""
 
     def linear_places(self) -> dict[str, Place]:
         """Place by module path."""
+
+    def named_modules(self) -> Iterable[tuple[str, nn.Module]]:
+        """All modules by path."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +42,15 @@ class Layout:
 
     Attributes:
         roles: quantized.
-        kept: every other role, and why it stays float.
+        reasons: every other role, and why it stays float.
     """
 
     name: str
     roles: frozenset[Role]
-    kept: Mapping[Role, str]
+    reasons: Mapping[Role, str]
 
     def __post_init__(self) -> None:
-        assert self.roles.isdisjoint(self.kept) and self.roles | set(self.kept) == set(Role)
+        assert self.roles.isdisjoint(self.reasons) and self.roles | set(self.reasons) == set(Role)
 
     def select(self, model: HasPlaces) -> tuple[str, ...]:
         """Module paths of the layers to quantize, in the model's order.
@@ -61,6 +67,25 @@ class Layout:
                 f'choose another layout in the recipe'
             )
         return names
+
+    def kept(self, model: HasPlaces) -> dict[str, tuple[str, ...]]:
+        """What stays float, by reason: module paths, in the model's order.
+
+        Every module with a weight of two dimensions and more is here or in `select`; vectors
+        (norms, biases) are not worth a word. What a reason does not apply to is left out.
+        """
+        found: dict[str, list[str]] = {}
+        places = model.linear_places()
+        for name, module in model.named_modules():
+            if name in places:
+                reason = self.reasons.get(places[name].role)
+            elif any(weight.ndim > 1 for weight in module.parameters(recurse=False)):
+                reason = _NOT_LINEAR
+            else:
+                continue
+            if reason is not None:
+                found.setdefault(reason, []).append(name)
+        return {reason: tuple(names) for reason, names in found.items()}
 
 
 _OUTSIDE = {
