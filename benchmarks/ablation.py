@@ -23,12 +23,10 @@ import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -38,107 +36,14 @@ for _name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'OPENCV_FOR_THREADS_NUM
     os.environ.setdefault(_name, '1')
 
 import yaml  # noqa: E402
-from ablation_results import Outcomes, markdown, row_of, success_row  # noqa: E402
+from ablation_results import markdown, page, results  # noqa: E402
+from ablation_work import CORRECTIONS, RECIPES, ROOT, Cell, Work, write  # noqa: E402
 
 from quantvla_ros.cli.progress import ProgressLine  # noqa: E402
 from quantvla_ros.errors import QuantVLAError  # noqa: E402
+from quantvla_ros.report.evaluation_page import EvaluationData, write_evaluation  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
-RECIPES = ('paper-w4a8', 'paper-w4a4', 'w8a8', 'w4a8')
-# by name: temperature, balance
-CORRECTIONS = {
-    'none': (False, False),
-    'ATM': (True, False),
-    'OHB': (False, True),
-    'both': (True, True),
-}
 STAGES = ('calibrate', 'open', 'closed')
-FLOAT, CHANCE = 'float', 'float, other noise'
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One recipe with one choice of corrections."""
-
-    recipe: str
-    corrections: str
-
-    @property
-    def name(self) -> str:
-        """For files and reports."""
-        return f'{self.recipe}-{self.corrections.lower()}'
-
-
-class Work:
-    """The pieces of an ablation and where they lie.
-
-    Args:
-        args: of the call.
-    """
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.folder: Path = args.work
-        self.cells = [Cell(recipe, kind) for recipe in args.recipes for kind in CORRECTIONS]
-        for name in ('recipes', 'artifacts', 'log', 'open', 'closed'):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-
-    def artifact(self, cell: Cell) -> Path:
-        """Where a cell's artifact lies."""
-        return self.folder / 'artifacts' / cell.name
-
-    def manifest(self, cell: Cell) -> dict[str, Any] | None:
-        """A cell's manifest; None before it is calibrated."""
-        path = self.artifact(cell) / 'manifest.json'
-        return json.loads(path.read_text()) if path.exists() else None
-
-    def artifact_id(self, cell: Cell) -> str | None:
-        """The id of a cell's artifact; None before it is calibrated."""
-        manifest = self.manifest(cell)
-        return manifest['artifact_id'] if manifest else None
-
-    def twin(self, cell: Cell) -> Cell:
-        """The first cell of the recipe with the very same tensors: where corrections change
-        nothing, the policy is the same and is run once.
-        """
-        own = self.manifest(cell)
-        if own is None:
-            return cell
-        for other in self.cells:
-            manifest = self.manifest(other) if other.recipe == cell.recipe else None
-            if manifest is not None and manifest['tensors'] == own['tensors']:
-                return other
-        return cell
-
-    def distinct(self) -> list[Cell]:
-        """The calibrated cells, those left out that are another one's twin."""
-        return [c for c in self.cells if self.manifest(c) is not None and self.twin(c) == c]
-
-    def recipe(self, name: str) -> dict[str, Any]:
-        """A recipe of the package."""
-        return yaml.safe_load((ROOT / 'config' / 'recipes' / f'{name}.yaml').read_text())
-
-    def run(self, what: str, *arguments: object) -> None:
-        """Run a command of the package; its output goes to a log.
-
-        Raises:
-            QuantVLAError: it failed.
-        """
-        command = [sys.executable, '-m', 'quantvla_ros', *map(str, arguments)]
-        log = self.folder / 'log' / f'{what}.txt'
-        with log.open('w') as stream:
-            stream.write(shlex.join(command) + '\n')
-            stream.flush()
-            status = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT).returncode
-        if status:
-            last = log.read_text().strip().splitlines()[-1]
-            raise QuantVLAError(f'{what}: expected status 0, found {status}; {log} says: {last}')
-
-    def note(self, stage: str, seconds: float) -> None:
-        """Keep where and how long a stage ran."""
-        path = self.folder / f'{stage}.json'
-        before = json.loads(path.read_text())['seconds'] if path.exists() else 0.0
-        path.write_text(json.dumps({**machine(self.args), 'seconds': round(before + seconds, 1)}))
 
 
 # Calibration
@@ -206,7 +111,7 @@ def open_loop(work: Work) -> None:
     for recipe in args.recipes:
         cells = [c for c in work.distinct() if c.recipe == recipe]
         keys = {c: {**settings, 'artifact': work.artifact_id(c)} for c in cells}
-        lacking = [c for c in cells if _open(work, c).get('key') != keys[c]]
+        lacking = [c for c in cells if work.open(c).get('key') != keys[c]]
         if lacking:
             groups.append((recipe, lacking, keys))
     with ProgressLine(('open loop',)) as progress:
@@ -223,24 +128,18 @@ def open_loop(work: Work) -> None:
                 lacking, found['policies'], found['comparisons'], strict=False
             ):
                 piece = {
-                    'key': keys[cell], 'observations': found['observations'],
-                    'episodes': found['episodes'], 'policy': policy, 'comparison': comparison,
+                    'key': keys[cell],
+                    'sample': {
+                        k: v for k, v in found.items()
+                        if k not in ('policies', 'comparisons', 'against')
+                    },
+                    'policy': policy,
+                    'comparison': comparison,
+                    'against': found['policies'][-1],
                 }
-                _write(work.folder / 'open' / f'{cell.name}.json', piece)
+                write(work.folder / 'open' / f'{cell.name}.json', piece)
             out.unlink()
             progress('open loop', done, len(groups))
-
-
-def _open(work: Work, cell: Cell) -> dict[str, Any]:
-    path = work.folder / 'open' / f'{work.twin(cell).name}.json'
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _write(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f'.{path.name}')
-    part.write_text(json.dumps(content))
-    part.replace(path)
 
 
 # Closed loop
@@ -253,12 +152,12 @@ def closed_loop(work: Work) -> None:
     args = work.args
     batches: list[Batch] = []
     owner: dict[Batch, str] = {}
-    for name, path, noise in _policies(work):
+    for name, path, noise in work.policies():
         settings = argparse.Namespace(
             contract=args.contract, device=args.device, steps=args.steps, delay=args.delay,
             seed=noise, jobs=args.jobs,
         )
-        known = _outcomes(work, name)
+        known = work.outcomes(name)
         for batch in batches_of(path, range(args.seeds), settings):
             if not known.keys() >= set(batch.seeds):
                 batches.append(batch)
@@ -267,7 +166,7 @@ def closed_loop(work: Work) -> None:
     with ProgressLine((STAGE,)) as progress:
         for batch, outcomes in run_all(batches, args.jobs):
             line = {
-                'key': _closed_key(work, owner[batch]),
+                'key': work.closed_key(owner[batch]),
                 'outcomes': [[o.seed, o.kind, o.success, o.steps] for o in outcomes],
             }
             with (work.folder / 'closed' / f'{owner[batch]}.jsonl').open('a') as stream:
@@ -277,77 +176,11 @@ def closed_loop(work: Work) -> None:
             progress(STAGE, done, total)
 
 
-def _policies(work: Work) -> Iterator[tuple[str, Path, int]]:
-    """Name, path and seed of the noise of every policy that can run."""
-    yield FLOAT, work.args.checkpoint, 0
-    yield CHANCE, work.args.checkpoint, 1
-    for cell in work.distinct():
-        yield cell.name, work.artifact(cell), 0
-
-
-def _closed_key(work: Work, name: str) -> dict[str, Any]:
-    """What outcomes belong to."""
-    args = work.args
-    cell = next((cell for cell in work.cells if cell.name == name), None)
-    policy = work.artifact_id(cell) if cell else args.checkpoint.resolve().name
-    return {'policy': policy, 'steps': args.steps, 'delay': args.delay, 'device': args.device}
-
-
-def _outcomes(work: Work, name: str) -> Outcomes:
-    """Success by seed, as far as the scenes have been run."""
-    path = work.folder / 'closed' / f'{name}.jsonl'
-    key = _closed_key(work, name)
-    found: dict[int, bool] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            piece = json.loads(line)
-        except ValueError:  # empty, or cut off when the run was
-            continue
-        if piece['key'] == key:
-            found |= {seed: success for seed, _, success, _ in piece['outcomes']}
-    return {seed: found[seed] for seed in sorted(found) if seed < work.args.seeds}
-
-
-# Results
-
-
-def results(work: Work) -> dict[str, Any]:
-    """Everything that is there, by cell; None for what is not."""
-    teacher = _outcomes(work, FLOAT)
-    rows = []
-    for cell in work.cells:
-        plain = Cell(cell.recipe, 'none')
-        rows.append(
-            {
-                'recipe': cell.recipe,
-                'corrections': cell.corrections,
-                'as_shipped': _shipped(work, cell),
-                'same_as': work.twin(cell).corrections,
-                **row_of(
-                    work.manifest(cell), _open(work, cell), _open(work, plain),
-                    _outcomes(work, work.twin(cell).name), _outcomes(work, work.twin(plain).name),
-                    teacher,
-                ),
-            }
-        )
-    return {
-        'about': {
-            stage: json.loads((work.folder / f'{stage}.json').read_text())
-            for stage in STAGES
-            if (work.folder / f'{stage}.json').exists()
-        },
-        'command': shlex.join(['python', *sys.argv]),
-        'seeds': work.args.seeds,
-        'float': success_row(teacher, None),
-        'chance': success_row(_outcomes(work, CHANCE), teacher),
-        'cells': rows,
-    }
-
-
-def _shipped(work: Work, cell: Cell) -> bool:
-    recipe = work.recipe(cell.recipe)
-    enabled = (recipe['temperature']['enabled'], recipe['balance']['enabled'])
-    return enabled == CORRECTIONS[cell.corrections]
+def note(work: Work, stage: str, seconds: float) -> None:
+    """Keep where and how long a stage ran."""
+    path = work.folder / f'{stage}.json'
+    before = json.loads(path.read_text())['seconds'] if path.exists() else 0.0
+    write(path, {**machine(work.args), 'seconds': round(before + seconds, 1)})
 
 
 def machine(args: argparse.Namespace) -> dict[str, Any]:
@@ -391,6 +224,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--device', default='cpu', help='cpu or cuda (cpu)')
     parser.add_argument('--work', type=Path, required=True, help='folder of the pieces')
     parser.add_argument('--out', type=Path, help='JSON file to write')
+    parser.add_argument('--report', type=Path, help='HTML page to write')
     args = parser.parse_args(argv)
     for stage, bags in (('calibrate', args.bag), ('open', args.held_out_bag)):
         if args.stage in (stage, 'all') and not bags:
@@ -407,15 +241,22 @@ def main() -> int:
             if args.stage in (stage, 'all'):
                 begun = time.monotonic()
                 run(work)
-                work.note(stage, time.monotonic() - begun)
+                note(work, stage, time.monotonic() - begun)
     except QuantVLAError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print('interrupted; run the same command again to go on', file=sys.stderr)
         return 130
-    found = results(work)
+    about = {
+        stage: json.loads((work.folder / f'{stage}.json').read_text())
+        for stage in STAGES
+        if (work.folder / f'{stage}.json').exists()
+    }
+    found = {'about': about, 'command': shlex.join(['python', *sys.argv]), **results(work)}
     print(markdown(found))
+    if args.report is not None:
+        write_evaluation(EvaluationData(page(work, about)), args.report)
     if args.out is not None:
         args.out.write_text(json.dumps(found, indent=1, allow_nan=False) + '\n')
     return 0

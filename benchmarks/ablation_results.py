@@ -6,33 +6,44 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ablation_work import CHANCE, CORRECTIONS, FLOAT, Cell, Work
+
+from quantvla_ros.cli.evaluate_tabletop import Outcome, success_table
+from quantvla_ros.contract.load import load_contract
 from quantvla_ros.report.compare import ratio
-from quantvla_ros.report.paired import paired, wilson
+from quantvla_ros.report.paired import paired
 
-Outcomes = dict[int, bool]  # success by seed
+Outcomes = Mapping[int, Outcome]
 
 
-def row_of(
-    manifest: Mapping[str, Any] | None,
-    own: Mapping[str, Any],
-    plain: Mapping[str, Any],
-    outcomes: Outcomes,
-    plain_outcomes: Outcomes,
-    teacher: Outcomes,
-) -> dict[str, Any]:
-    """What is known of one cell; None for what is not.
-
-    Args:
-        own, plain: open loop, of this cell and of its recipe without corrections; empty: not run.
-        outcomes, plain_outcomes, teacher: closed loop, of both and of the float policy.
-    """
+def results(work: Work) -> dict[str, Any]:
+    """Everything that is there, by cell; None for what is not."""
+    teacher = work.outcomes(FLOAT)
     return {
+        'seeds': work.args.seeds,
+        'float': _success_row(teacher, None),
+        'chance': _success_row(work.outcomes(CHANCE), teacher),
+        'cells': [_row(work, cell, teacher) for cell in work.cells],
+    }
+
+
+def _row(work: Work, cell: Cell, teacher: Outcomes) -> dict[str, Any]:
+    manifest, twin = work.manifest(cell), work.twin(cell)
+    plain = Cell(cell.recipe, 'none')
+    recipe = work.recipe(cell.recipe)
+    shipped = (recipe['temperature']['enabled'], recipe['balance']['enabled'])
+    own = work.outcomes(twin.name)
+    return {
+        'recipe': cell.recipe,
+        'corrections': cell.corrections,
+        'as_shipped': shipped == CORRECTIONS[cell.corrections],
+        'same_as': twin.corrections,
         'artifact_id': manifest['artifact_id'] if manifest else None,
         'bytes': manifest['bytes'] if manifest else None,
         'corrected': corrected(manifest['corrections']) if manifest else None,
-        'open': _open_row(own, plain),
-        'closed': success_row(outcomes, teacher),
-        'closed_against_none': _pairs(outcomes, plain_outcomes),
+        'open': _open_row(work.open(cell), work.open(plain)),
+        'closed': _success_row(own, teacher),
+        'closed_against_none': _pairs(own, work.outcomes(work.twin(plain).name)),
     }
 
 
@@ -58,23 +69,26 @@ def _open_row(own: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any
     if not own:
         return None
     found = {k: v for k, v in own['comparison'].items() if k not in ('policy', 'episodes')}
-    row = {'observations': own['observations'], 'episodes': own['episodes'], **found}
+    sample = own['sample']
+    row = {'observations': sample['observations'], 'episodes': sample['episodes'], **found}
     if plain and own['key']['bags'] == plain['key']['bags']:
         value, interval = ratio(own['comparison']['episodes'], plain['comparison']['episodes'])
         row['ratio_to_none'], row['ratio_to_none_95'] = value, interval
     return row
 
 
-def success_row(own: Outcomes, teacher: Outcomes | None) -> dict[str, Any] | None:
+def _success_row(own: Outcomes, teacher: Outcomes | None) -> dict[str, Any] | None:
     """Successes with their interval, and scene by scene against the float policy."""
     if not own:
         return None
-    done = sum(own.values())
+    table = success_table(list(own.values()))
     row: dict[str, Any] = {
-        'done': done,
-        'of': len(own),
-        'interval_95': wilson(done, len(own)),
-        'failures': [seed for seed, success in own.items() if not success],
+        'done': table['all']['done'],
+        'of': table['all']['of'],
+        'interval_95': (table['all']['low'], table['all']['high']),
+        'kinds': {kind: (part['done'], part['of']) for kind, part in table.items()},
+        'mean_steps': table['all']['mean_steps'],
+        'failures': [seed for seed, outcome in own.items() if not outcome.success],
     }
     if teacher is not None:
         row['against_float'] = _pairs(own, teacher)
@@ -86,7 +100,51 @@ def _pairs(first: Outcomes, second: Outcomes) -> dict[str, Any] | None:
     common = sorted(first.keys() & second.keys())
     if not common:
         return None
-    return paired({s: first[s] for s in common}, {s: second[s] for s in common})
+    return paired(*({seed: run[seed].success for seed in common} for run in (first, second)))
+
+
+def page(work: Work, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything as the JSON of `evaluate`, for its page."""
+    content: dict[str, Any] = {'about': {**about.get('closed', about.get('open', {}))}}
+    pieces = {cell.name: work.open(cell) for cell in work.cells if work.open(cell)}
+    if pieces:
+        last = list(pieces.values())[-1]
+        content['open_loop'] = {
+            **last['sample'],
+            'policies': [{**p['policy'], 'label': name} for name, p in pieces.items()]
+            + [{**last['against'], 'label': FLOAT}],
+            'against': FLOAT,
+            'comparisons': [{**p['comparison'], 'policy': name} for name, p in pieces.items()],
+        }
+    runs = {
+        name: work.outcomes(twin)
+        for name, twin in (
+            *((cell.name, work.twin(cell).name) for cell in work.cells),
+            (CHANCE, CHANCE),
+            (FLOAT, FLOAT),
+        )
+    }
+    runs = {name: run for name, run in runs.items() if run}
+    if FLOAT in runs:
+        period = load_contract(work.args.contract).control_period
+        content['tabletop'] = {
+            'scenes': work.args.seeds,
+            'first_seed': 0,
+            'control_period': period,
+            'time_limit': work.args.steps * period,
+            'delay': work.args.delay,
+            'policies': [
+                {'label': name, 'success': success_table(list(run.values()))}
+                for name, run in runs.items()
+            ],
+            'against': FLOAT,
+            'comparisons': [
+                {'policy': name, **pairs}
+                for name, run in runs.items()
+                if name != FLOAT and (pairs := _pairs(run, runs[FLOAT])) is not None
+            ],
+        }
+    return content
 
 
 def markdown(found: Mapping[str, Any]) -> str:

@@ -122,7 +122,7 @@ def ablation(data, tmp_path, monkeypatch):
             'ablation.py', '--checkpoint', str(data[0]), '--bag', str(data[1]), '--held-out-bag',
             str(data[2]), '--recipes', 'w8a8', '--samples', '16', '--frames', '6', '--seeds',
             str(seeds), '--steps', '3', '--delay', '1', '--stage', stage, '--work',
-            str(tmp_path / 'work'), '--out', str(out),
+            str(tmp_path / 'work'), '--out', str(out), '--report', str(tmp_path / 'page.html'),
         ])
         assert module.main() == 0
         return list(calls), json.loads(out.read_text())
@@ -146,6 +146,8 @@ def test_every_piece_is_made_once(ablation, tmp_path, capsys):
     assert found['chance']['against_float'] is not None and set(found['about']) == {
         'calibrate', 'open', 'closed'
     }
+    page = (tmp_path / 'page.html').read_text()
+    assert all(f'w8a8-{kind.lower()}' in page for kind in kinds)
     table = capsys.readouterr().out
     assert table.count('`w8a8`') >= 4 and 'float, other noise' in table
 
@@ -160,7 +162,9 @@ def test_every_piece_is_made_once(ablation, tmp_path, capsys):
 
 def test_another_recipe_makes_its_artifacts_anew(ablation, monkeypatch):
     module = importlib.import_module('ablation')
-    monkeypatch.setattr(module, 'CORRECTIONS', {'none': (False, False)})
+    for name in ('ablation', 'ablation_work', 'ablation_results'):
+        part = importlib.import_module(name)
+        monkeypatch.setattr(part, 'CORRECTIONS', {'none': (False, False)})
     ablation('calibrate')
     recipe = module.Work.recipe
 
