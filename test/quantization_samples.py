@@ -137,3 +137,17 @@ def write_bag(
                     put(f'/{camera.topic}', time, image(time))
             time += 3 * 10**9
     return path
+
+
+def calibration_account(**changes) -> dict:
+    """The manifest's part 'calibration', as `calibrate` would give it."""
+    error = {'rms': 0.1, 'largest': 0.2, 'relative': 0.3}
+    return {
+        'seed': 3,
+        'samples': 20,
+        'held_out': 4,
+        'observations': [{'episode': 'a', 'instruction': 'b', 'found': 30, 'used': 24}],
+        'bags': {'bag.mcap': 'a' * 64},
+        'error': {'uncorrected': error, 'corrected': error},
+        **changes,
+    }

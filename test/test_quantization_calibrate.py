@@ -12,8 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from quantization_samples import COMMANDS, contract, observations, write_bag, write_checkpoint
-from torch import nn
+import yaml
+from quantization_samples import (
+    COMMANDS,
+    calibration_account,
+    contract,
+    observations,
+    write_bag,
+    write_checkpoint,
+)
 
 from quantvla_ros.cli.main import main
 from quantvla_ros.cli.progress import ProgressLine
@@ -22,14 +29,16 @@ from quantvla_ros.errors import CalibrationError
 from quantvla_ros.models import load_model
 from quantvla_ros.models.checkpoint import read_config
 from quantvla_ros.models.processor import Processor
+from quantvla_ros.quantization import layerwise, samples
+from quantvla_ros.quantization.artifact import load_artifact, write_artifact
 from quantvla_ros.quantization.calibrate import STAGES, calibrate
-from quantvla_ros.quantization.capture import observe_heads
-from quantvla_ros.quantization.recipe import load_recipe, parse_recipe
-from quantvla_ros.quantization.schemes import SCHEMES
+from quantvla_ros.quantization.correction import scale_outputs
+from quantvla_ros.quantization.quantize import quantize_linear
+from quantvla_ros.quantization.recipe_file import load_recipe
 from quantvla_ros.quantization.stored import stored_dtypes
-from quantvla_ros.quantization.w8a8 import LinearW8A8
 
 ROOT = Path(__file__).resolve().parents[1]
+RECIPES = ROOT / 'config' / 'recipes'
 CONTRACT = ROOT / 'config' / 'contracts' / 'tabletop.yaml'
 
 
@@ -43,166 +52,187 @@ def bag(tmp_path_factory):
     return write_bag(tmp_path_factory.mktemp('bags') / 'bag')
 
 
-class Shrinking(nn.Module):
-    """A quantized layer that also loses a fifth of its output, as clipped activations do."""
+@pytest.fixture
+def shrinking(monkeypatch):
+    """Quantized layers lose a fifth of their output, as clipped activations do."""
 
-    @classmethod
-    def from_linear(cls, linear, scale_grid):
-        layer = LinearW8A8.from_linear(linear, scale_grid)
-        layer.weight_scale = layer.weight_scale * 0.8
-        return layer
+    def quantize(*arguments, **settings):
+        layer, quality = quantize_linear(*arguments, **settings)
+        scale_outputs(layer, torch.full((layer.out_features,), 0.8))
+        return layer, quality
+
+    monkeypatch.setattr(layerwise, 'quantize_linear', quantize)
 
 
-def run(checkpoint, recipe=None, **changes):
+def run(checkpoint, recipe='w8a8', progress=lambda *counts: None, count=16, **changes):
     model = load_model(checkpoint)
     processor = Processor.from_directory(checkpoint, read_config(checkpoint))
-    recipe = dataclasses.replace(recipe or load_recipe('w8a8'), **changes)
     calibration = calibrate(
         model,
         processor,
-        recipe,
-        observations(16),
+        dataclasses.replace(load_recipe(recipe), **changes),
+        observations(count),
         observations(3, seed=9),
+        action_size=processor.action.size,
+        device=torch.device('cpu'),
         dtypes=stored_dtypes(checkpoint),
         seed=0,
+        progress=progress,
     )
     return model, processor, calibration
 
 
-def statistics(model, processor, samples):
-    with observe_heads([layer.attention for layer in model.head_layers()]) as found:
-        for index, observation in enumerate(samples):
-            inputs = processor.inputs(observation)
-            noise = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(index))
-            model.sample_actions(
-                inputs.images, inputs.image_masks, inputs.tokens, inputs.token_mask, noise
-            )
-    return found
+def off(recipe):
+    recipe = load_recipe(recipe)
+    return {
+        'temperature': dataclasses.replace(recipe.temperature, enabled=False),
+        'balance': dataclasses.replace(recipe.balance, enabled=False),
+    }
 
 
-def test_corrections_bring_a_shrunken_policy_back(checkpoint, monkeypatch):
-    monkeypatch.setitem(SCHEMES, 'w8a8', Shrinking)
-    model, processor, calibration = run(checkpoint)
-    alpha, beta = torch.tensor(calibration.alpha), torch.tensor(calibration.beta)
+@pytest.mark.parametrize('recipe', ['paper-w4a8', 'w8a8'])
+def test_corrections_bring_a_shrunken_policy_back(checkpoint, shrinking, recipe):
+    found = run(checkpoint, recipe)[2]
+    alpha, beta = torch.tensor(found.corrections.alpha), torch.tensor(found.corrections.beta)
     assert (alpha > 1.03).any() and (beta > 1.03).any()
-    assert calibration.corrected.rms < 0.98 * calibration.uncorrected.rms
-    # the first layer's statistics depend on no other correction: they must match now
-    samples = observations(16)
-    teacher = statistics(load_model(checkpoint), processor, samples)
-    student = statistics(model, processor, samples)
-    unclipped = alpha[0] < 1.34
-    ratio = student.spread()[0] / teacher.spread()[0]
-    assert unclipped.any() and ((ratio[unclipped] - 1).abs() < 0.04).all()
+    assert found.corrected.rms < 0.98 * found.uncorrected.rms
+    before, after = found.corrections.before[0], found.corrections.after[0]
+    assert sum(after.logits) < sum(before.logits)
 
 
-def test_corrections_that_are_off_leave_the_head_alone(checkpoint, monkeypatch):
-    monkeypatch.setitem(SCHEMES, 'w8a8', Shrinking)
-    recipe = load_recipe('w8a8')
-    off = dataclasses.replace(recipe.temperature, enabled=False)
-    model, _, calibration = run(checkpoint, temperature=off, balance=off)
-    assert set(calibration.beta) == {1.0}
-    assert {value for row in calibration.alpha for value in row} == {1.0}
+def test_corrections_that_are_off_leave_the_head_alone(checkpoint, shrinking):
+    model, _, calibration = run(checkpoint, **off('w8a8'))
+    assert set(calibration.corrections.beta) == {1.0}
+    assert {value for row in calibration.corrections.alpha for value in row} == {1.0}
     assert calibration.corrected == calibration.uncorrected
     original = load_model(checkpoint)
-    for quantized, attention in zip(
-        [layer.attention for layer in model.head_layers()],
-        [layer.attention for layer in original.head_layers()],
-        strict=True,
-    ):
-        assert torch.equal(quantized.q_proj.weight, attention.q_proj.weight)
-
-
-def test_a_faithful_policy_is_hardly_corrected_and_hardly_wrong(checkpoint):
-    _, _, calibration = run(checkpoint)
-    assert calibration.corrected.relative < 0.01
-    assert calibration.uncorrected.rms > 0.0  # the quantized policy did run quantized
-    assert len(calibration.layers) == 2 * 7 + 2 * 3
-
-
-def test_folded_weights_are_rounded_as_they_are_stored(checkpoint, monkeypatch):
-    # the reported error is that of the artifact, not of a better model in memory
-    monkeypatch.setitem(SCHEMES, 'w8a8', Shrinking)
-    model, _, calibration = run(checkpoint)
-    assert calibration.beta[0] != 1.0
-    weight = model.head_layers()[0].attention.o_proj.weight
-    original = load_model(checkpoint).head_layers()[0].attention.o_proj.weight
-    assert torch.equal(weight, (original.double() * calibration.beta[0]).float().bfloat16().float())
-
-
-def test_the_same_seed_gives_the_same_result(checkpoint):
-    assert run(checkpoint)[2] == run(checkpoint)[2]
-
-
-def test_too_few_observations_are_refused(checkpoint):
-    model = load_model(checkpoint)
-    processor = Processor.from_directory(checkpoint, read_config(checkpoint))
-    with pytest.raises(CalibrationError, match=r'at least 16 observations.*found 15'):
-        calibrate(
-            model, processor, load_recipe('w8a8'), observations(15), observations(1), dtypes={},
-            seed=0,
-        )
-
-
-def test_a_policy_that_returns_nan_is_refused(checkpoint):
-    model = load_model(checkpoint)
-    model.action_out_proj.bias[0] = float('nan')
-    processor = Processor.from_directory(checkpoint, read_config(checkpoint))
-    with pytest.raises(CalibrationError, match='finite actions'):
-        calibrate(
-            model, processor, load_recipe('w8a8'), observations(16), observations(1), dtypes={},
-            seed=0,
-        )
-
-
-# Recipes
-
-
-def text(**changes):
-    lines = (ROOT / 'config' / 'recipes' / 'w8a8.yaml').read_text()
-    for old, new in changes.items():
-        assert old in lines
-        lines = lines.replace(old, new, 1)
-    return lines
-
-
-def test_the_shipped_recipe_is_the_papers_layout_with_both_corrections():
-    recipe = load_recipe('w8a8')
-    assert (recipe.scheme, recipe.layout.name) == ('w8a8', 'paper')
-    for correction in (recipe.temperature, recipe.balance):
-        assert (correction.enabled, correction.log_clip, correction.dead_band) == (True, 0.3, 0.03)
+    for layer, other in zip(model.head_layers(), original.head_layers(), strict=True):
+        assert torch.equal(layer.attention.q_proj.weight, other.attention.q_proj.weight)
 
 
 @pytest.mark.parametrize(
-    ('old', 'new', 'message'),
-    [
-        ('scheme: w8a8', 'scheme: w4a8', r":4: scheme: expected .*w8a8, found .*'w4a8'"),
-        ('layout: paper', 'layout: papre', "did you mean 'paper'"),
-        ('samples: 128', 'sample: 128', "unknown key 'sample'.*did you mean 'samples'"),
-        ('samples: 128', 'samples: 12.5', 'sampling.samples: expected a whole number'),
-        ('minimum: 16', 'minimum: 500', 'sampling.minimum'),
-        ('log_clip: 0.30', 'log_clip: 3.0', 'temperature.log_clip'),
-        ('dead_band: 0.03', 'dead_band: 0.5', 'temperature.dead_band'),
-        ('enabled: true', 'enabled: 1', 'temperature.enabled: expected true or false'),
-        ('[1.0,', '[0.97,', 'scale_grid: expected a list of fractions with 1.0'),
-        ('dynamic_per_token', 'static', 'activations.scale'),
-        ('recipe: 1', 'recipe: 2', 'recipe: expected'),
-        ('layout: paper', 'layout: paper\nlayout: full', 'second time'),
-        ('std_ratio', 'least_squares', 'temperature.method'),
-    ],
+    ('recipe', 'worst'), [('w8a8', 0.01), ('w4a8', 0.1), ('paper-w4a8', 0.3), ('paper-w4a4', 1.0)]
 )
-def test_a_fault_in_a_recipe_is_one_line_with_its_place(old, new, message):
-    with pytest.raises(CalibrationError, match=message) as caught:
-        parse_recipe(text(**{old: new}), name='mine', source='mine.yaml')
-    assert str(caught.value).startswith('mine.yaml:') and '\n' not in str(caught.value)
+def test_every_shipped_recipe_gives_a_policy_that_is_near_the_float_one(checkpoint, recipe, worst):
+    _, _, calibration = run(checkpoint, recipe)
+    assert calibration.uncorrected.rms > 0.0  # the quantized policy did run quantized
+    assert calibration.corrected.relative < worst
+    assert len(calibration.layers) == 2 * 7 + 2 * 3
+    assert len(calibration.step_errors) == 3
 
 
-def test_a_recipe_is_found_by_name_or_path(tmp_path):
-    (tmp_path / 'mine.yaml').write_text(text())
-    assert load_recipe(tmp_path / 'mine.yaml').name == 'mine'
-    with pytest.raises(CalibrationError, match=r"expected one of .*w8a8.*did you mean 'w8a8'"):
-        load_recipe('w8a')
-    with pytest.raises(CalibrationError, match='found none'):
-        load_recipe(tmp_path / 'other.yaml')
+def test_our_four_bits_beat_the_papers(checkpoint):
+    errors = [
+        run(checkpoint, recipe, count=64)[2].corrected.relative for recipe in ('w4a8', 'paper-w4a8')
+    ]
+    assert errors[0] < 0.5 * errors[1]
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'layout': 'full'},
+        {'layout': 'extended'},
+        {'layout': 'language'},
+        {'activations.scale': 'static_per_tensor'},
+        {'activations.scale': 'static_per_step', 'layout': 'full'},
+        {'rotation.input': 'pca_hadamard', 'rotation.permute': True},
+        {'smoothing.enabled': True},
+        {'balance.interface': True},
+        {'weights.match_float': False},
+    ],
+    ids=lambda change: ','.join(f'{key}={value}' for key, value in change.items()),
+)
+def test_every_choice_of_a_recipe_runs_and_loads_again(checkpoint, tmp_path, change):
+    recipe = yaml.safe_load((RECIPES / 'w4a8.yaml').read_text())
+    for key, value in change.items():
+        *path, last = key.split('.')
+        place = recipe
+        for name in path:
+            place = place[name]
+        place[last] = value
+    file = tmp_path / 'mine.yaml'
+    file.write_text(yaml.safe_dump(recipe))
+    model, _, calibration = run(checkpoint, file)
+    assert calibration.corrected.relative < 0.15
+    out = tmp_path / 'artifact'
+    write_artifact(
+        out,
+        model,
+        checkpoint=checkpoint,
+        recipe=load_recipe(file),
+        contract=contract(),
+        corrections={'alpha': [], 'beta': [], 'beta_mlp': [], 'interface': {}, 'notes': []},
+        calibration=calibration_account(),
+        float32_tensors=calibration.float32_tensors,
+    )
+    loaded, _ = load_artifact(out)
+    state = model.state_dict()
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, state[name].to(tensor.dtype)), name
+
+
+def test_a_shrunken_interface_is_balanced(checkpoint, shrinking):
+    recipe = load_recipe('w8a8')
+    balance = dataclasses.replace(recipe.balance, interface=True)
+    calibration = run(checkpoint, balance=balance)[2]
+    assert set(calibration.interface) == {
+        f'paligemma_with_expert.paligemma.model.language_model.layers.{layer}.self_attn.v_proj'
+        for layer in range(2)
+    }
+    assert all(1.1 < value < 1.35 for value in calibration.interface.values())
+
+
+def test_folded_weights_are_rounded_as_they_are_stored(checkpoint, shrinking):
+    # the reported error is that of the artifact, not of a better model in memory
+    model, _, calibration = run(checkpoint)
+    beta = calibration.corrections.beta[0]
+    assert beta != 1.0
+    weight = model.head_layers()[0].attention.o_proj.weight
+    original = load_model(checkpoint).head_layers()[0].attention.o_proj.weight
+    assert torch.equal(weight, (original.double() * beta).float().bfloat16().float())
+
+
+def test_the_same_seed_gives_the_same_result(checkpoint):
+    first, second = (run(checkpoint)[2] for _ in range(2))
+    assert first.corrections == second.corrections and first.layers == second.layers
+    assert torch.equal(first.chunks, second.chunks)
+
+
+def test_the_records_say_what_nothing_reads(checkpoint):
+    calibration = run(checkpoint, 'w4a8')[2]
+    unread = [record.name for record in calibration.layers if record.quality.quantized is None]
+    last = 'language_model.layers.1.'
+    assert unread and all(last in name for name in unread)
+    assert all('k_proj' not in name and 'v_proj' not in name for name in unread)
+    for record in calibration.layers:
+        if record.quality.quantized is not None:
+            assert record.quality.quantized > 0 and record.input_largest >= record.input_rms
+
+
+def test_a_batch_gives_what_its_observations_give_alone(checkpoint, monkeypatch):
+    together = run(checkpoint)[2]
+    monkeypatch.setattr(samples, '_LARGEST_BATCH', 1)
+    alone = run(checkpoint)[2]
+    torch.testing.assert_close(together.float_chunks, alone.float_chunks, rtol=1e-4, atol=1e-5)
+
+
+def test_too_few_observations_are_refused(checkpoint):
+    with pytest.raises(CalibrationError, match=r'at least 16 observations.*found 15'):
+        run(checkpoint, count=15)
+
+
+def test_a_policy_that_returns_nan_is_refused(checkpoint, monkeypatch):
+    load = load_model
+
+    def damaged(*arguments, **settings):
+        model = load(*arguments, **settings)
+        model.action_out_proj.bias[0] = float('nan')
+        return model
+
+    monkeypatch.setitem(globals(), 'load_model', damaged)
+    with pytest.raises(CalibrationError, match='finite actions'):
+        run(checkpoint)
 
 
 # The command
@@ -288,7 +318,7 @@ def test_an_interrupt_leaves_nothing(checkpoint, bag, tmp_path, number):
         'def interrupted(*arguments, **settings):\n'
         # To this very thread: another one might take it, and the handler would come later.
         f'    signal.raise_signal({int(number)})\n'
-        'calibrate.balance = interrupted\n'
+        'calibrate.match_head = interrupted\n'
         f'sys.exit(main({command(checkpoint, bag, tmp_path / "out" / "policy")!r}))\n'
     )
     result = subprocess.run(
@@ -306,35 +336,11 @@ def test_progress_counts_every_stage_to_its_end(checkpoint):
     def progress(stage, done, total):
         seen.setdefault(stage, []).append((done, total))
 
-    model = load_model(checkpoint)
-    processor = Processor.from_directory(checkpoint, read_config(checkpoint))
-    calibrate(
-        model, processor, load_recipe('w8a8'), observations(16), observations(2), dtypes={},
-        seed=0, progress=progress,
-    )
+    run(checkpoint, progress=progress)
     assert tuple(seen) == STAGES
     for steps in seen.values():
-        total = steps[0][1]
-        assert steps == [(done, total) for done in range(1, total + 1)]
-
-
-def test_float_and_quantized_policy_see_the_same_noise(checkpoint, monkeypatch):
-    # else the noise, not the quantization, would make the ratio
-    from quantvla_ros.models.pi05 import PI05
-
-    seen = []
-    sample = PI05.sample_actions
-
-    def recorded(self, images, image_masks, tokens, token_mask, noise):
-        seen.append((tokens.tolist(), noise.flatten().tolist()))
-        return sample(self, images, image_masks, tokens, token_mask, noise)
-
-    monkeypatch.setattr(PI05, 'sample_actions', recorded)
-    run(checkpoint)
-    float_runs, quantized_runs, corrected_runs = seen[:19], seen[19:38], seen[38:]
-    assert float_runs == quantized_runs
-    assert corrected_runs == float_runs[16:]
-    assert len({tuple(noise) for _, noise in float_runs}) == 19
+        done = [step[0] for step in steps]
+        assert done == sorted(done) and steps[-1][0] == steps[-1][1]
 
 
 @pytest.mark.parametrize('terminal', [True, False])

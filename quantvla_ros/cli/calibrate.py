@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> int:
     from quantvla_ros.quantization.artifact import write_artifact
     from quantvla_ros.quantization.artifact_writer import refuse_existing
     from quantvla_ros.quantization.calibrate import STAGES, calibrate
-    from quantvla_ros.quantization.recipe import load_recipe
+    from quantvla_ros.quantization.recipe_file import load_recipe
     from quantvla_ros.quantization.stored import stored_dtypes
 
     # Everything that can be wrong with the call is found before the hours of work.
@@ -101,6 +101,8 @@ def _run(args: argparse.Namespace) -> int:
             recipe,
             data.observations,
             data.held_out,
+            action_size=processor.action.size,
+            device=device,
             dtypes=stored_dtypes(args.checkpoint),
             seed=args.seed,
             progress=progress,
@@ -111,10 +113,8 @@ def _run(args: argparse.Namespace) -> int:
         checkpoint=args.checkpoint,
         recipe=recipe,
         contract=contract,
-        corrections={
-            'alpha': [list(row) for row in calibration.alpha],
-            'beta': list(calibration.beta),
-        },
+        corrections=_corrections(calibration),
+        float32_tensors=calibration.float32_tensors,
         calibration={
             'seed': args.seed,
             'samples': len(data.observations),
@@ -126,6 +126,18 @@ def _run(args: argparse.Namespace) -> int:
     )
     print(summary(args.out, manifest, calibration))
     return 0
+
+
+def _corrections(calibration: Calibration) -> dict[str, Any]:
+    """The manifest's account of what was folded into the weights."""
+    found = calibration.corrections
+    return {
+        'alpha': [list(row) for row in found.alpha],
+        'beta': list(found.beta),
+        'beta_mlp': list(found.beta_mlp or ()),
+        'interface': dict(calibration.interface),
+        'notes': list(calibration.notes),
+    }
 
 
 def _with_samples(recipe: Recipe, samples: int | None) -> Recipe:
@@ -143,7 +155,7 @@ def _with_samples(recipe: Recipe, samples: int | None) -> Recipe:
 
 def summary(out: Path, manifest: Manifest, calibration: Calibration) -> str:
     """What was made, in a few lines."""
-    alphas = [value for row in calibration.alpha for value in row]
+    alphas = [value for row in calibration.corrections.alpha for value in row]
     before, after = manifest.float_bytes, manifest.quantized_bytes
     error, uncorrected = calibration.corrected, calibration.uncorrected
     used = manifest.content['calibration']
@@ -152,7 +164,7 @@ def summary(out: Path, manifest: Manifest, calibration: Calibration) -> str:
             f'{out}: artifact {manifest.artifact_id}, {manifest.precision}, layout '
             f'{manifest.content["layout"]["name"]}, {len(calibration.layers)} layers',
             f'weights {_size(before)} -> {_size(after)} ({100 * after / before:.0f} %)',
-            f'alpha {_range(alphas)}; beta {_range(calibration.beta)}',
+            f'alpha {_range(alphas)}; beta {_range(calibration.corrections.beta)}',
             f'{used["samples"]} observations of {len(used["observations"])} episodes and commands',
             f'action error against float on {used["held_out"]} held-out observations '
             f'(normalised units): rms {error.rms:.2e}, largest {error.largest:.2e}, relative '

@@ -15,14 +15,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quantvla_ros.errors import ArtifactError, CheckpointError
+from quantvla_ros.errors import ArtifactError, CalibrationError, QuantVLAError
 from quantvla_ros.models.checkpoint import FLOAT32_MODULES, build_network, read_config
 from quantvla_ros.models.pi05 import PI05
 from quantvla_ros.models.tokenizer import FILES as TOKENIZER_FILES
 from quantvla_ros.quantization.artifact_writer import write_artifact
-from quantvla_ros.quantization.layout import LAYOUTS
+from quantvla_ros.quantization.formats import place_empty_layers
+from quantvla_ros.quantization.linear import QuantizedLinear
 from quantvla_ros.quantization.manifest import MANIFEST, WEIGHTS, Manifest, read_manifest
-from quantvla_ros.quantization.schemes import SCHEMES, swap
+from quantvla_ros.quantization.recipe import Recipe
+from quantvla_ros.quantization.recipe_file import parse_recipe
 from quantvla_ros.quantization.stored import DTYPES, count, file_hash, tensor_hash
 
 __all__ = ['MANIFEST', 'Manifest', 'load_artifact', 'write_artifact']
@@ -52,7 +54,8 @@ def load_artifact(
     _check_files(path, manifest)
     model = _empty_model(path, manifest)
     wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    _check_tensors(path, manifest, model, wanted)
+    fixed = _fixed(model)
+    _check_tensors(path, manifest, wanted, fixed)
     state: dict[str, Tensor] = {}
     file = path / WEIGHTS
     try:
@@ -61,13 +64,14 @@ def load_artifact(
                 tensor = opened.get_tensor(name)
                 _check_values(file, name, tensor, manifest.content['tensors'][name]['sha256'])
                 target = tensor.dtype
-                if tensor.dtype != torch.int8 and not name.endswith('.weight_scale'):
+                if name not in fixed:
                     target = torch.float32 if name.startswith(FLOAT32_MODULES) else dtype
                 # A copy in any case: the file may be replaced while the policy runs.
                 state[name] = tensor.to(device=device, dtype=target, copy=True)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f'{file}: cannot be read ({error}); copy or make it anew') from None
     model.load_state_dict(state, assign=True)
+    _check_layers(file, model)
     return model.eval().requires_grad_(False), manifest
 
 
@@ -105,20 +109,13 @@ def _check_regular(file: Path) -> None:
 
 def _empty_model(path: Path, manifest: Manifest) -> PI05:
     """The network with the scheme's layers in their places, on the meta device."""
-    if manifest.precision not in SCHEMES:
-        raise ArtifactError(
-            f'{path / MANIFEST}: precision: expected one of {", ".join(SCHEMES)}, found '
-            f'{manifest.precision!r}; use the quantvla_ros that made it'
-        )
-    layout = LAYOUTS.get(manifest.content['layout']['name'])
+    recipe = _recipe(path, manifest)
     try:
         config = read_config(path)
         with torch.device('meta'):
             model = build_network(config)
-            expected = layout.select(model) if layout else None
-            if expected is not None and manifest.layers == expected:
-                swap(model, expected, SCHEMES[manifest.precision].like)
-    except (CheckpointError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            expected = place_empty_layers(model, recipe)
+    except (QuantVLAError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ArtifactError(f'{path / "config.json"}: not a network ({error})') from None
     if config.get('type') != manifest.model or model.config.chunk != manifest.chunk_size:
         raise ArtifactError(
@@ -126,18 +123,49 @@ def _empty_model(path: Path, manifest: Manifest) -> PI05:
             f'{model.config.chunk} by config.json, found {manifest.model} with '
             f'{manifest.chunk_size}; make the artifact anew'
         )
-    if expected is None or manifest.layers != expected:
-        name = manifest.content['layout']['name']
-        layers = 'an unknown layout' if expected is None else f'{len(expected)} layers'
+    if manifest.layers != expected:
         raise ArtifactError(
-            f'{path / MANIFEST}: layout {name!r}: expected {layers} of {manifest.model}, found '
-            f'{len(manifest.layers)} layers or other names; make the artifact anew'
+            f'{path / MANIFEST}: layout {recipe.layout.name!r}: expected {len(expected)} layers of '
+            f'{manifest.model}, found {len(manifest.layers)} layers or other names; make the '
+            f'artifact anew'
         )
     return model
 
 
+def _recipe(path: Path, manifest: Manifest) -> Recipe:
+    """The recipe in the manifest: it says how each layer is stored."""
+    content = manifest.content
+    try:
+        recipe = parse_recipe(content['recipe']['text'], name=content['recipe']['name'])
+    except CalibrationError as error:
+        raise ArtifactError(
+            f'{path / MANIFEST}: recipe: {error}; use the quantvla_ros that made it'
+        ) from None
+    found = (manifest.precision, content['layout']['name'])
+    if found != (recipe.precision, recipe.layout.name):
+        raise ArtifactError(
+            f'{path / MANIFEST}: expected {recipe.precision} in layout {recipe.layout.name} by its '
+            f'recipe, found {found[0]} in {found[1]}; make the artifact anew'
+        )
+    return recipe
+
+
+def _fixed(model: PI05) -> dict[str, torch.dtype]:
+    """Tensors of quantized layers whose type is part of the format, by name; not the biases."""
+    return {
+        f'{path}.{name}': tensor.dtype
+        for path, module in model.named_modules()
+        if isinstance(module, QuantizedLinear)
+        for name, tensor in module.named_buffers()
+        if name != 'bias'
+    }
+
+
 def _check_tensors(
-    path: Path, manifest: Manifest, model: PI05, wanted: Mapping[str, tuple[int, ...]]
+    path: Path,
+    manifest: Manifest,
+    wanted: Mapping[str, tuple[int, ...]],
+    fixed: Mapping[str, torch.dtype],
 ) -> None:
     """Names, shapes and dtypes: what the network wants, the manifest says and the header holds."""
     file = path / WEIGHTS
@@ -149,16 +177,15 @@ def _check_tensors(
             f'{len(missing)} missing ({_first(missing)}) and {len(unknown)} unknown '
             f'({_first(unknown)}); make the artifact anew'
         )
-    kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     total = 0
     for name, entry in entries.items():
         shape, dtype = tuple(entry['shape']), DTYPES.get(entry['dtype'])
-        fixed = kinds[name] == torch.int8 or name.endswith('.weight_scale')
-        fits = dtype == kinds[name] if fixed else dtype is not None and dtype.is_floating_point
+        kind = fixed.get(name)
+        fits = dtype is not None and (dtype == kind if kind else dtype.is_floating_point)
         if shape != wanted[name] or not fits:
             raise ArtifactError(
                 f'{path / MANIFEST}: {name}: expected {list(wanted[name])} '
-                f'{kinds[name] if fixed else "floating point"}, found {list(shape)} '
+                f'{kind or "floating point"}, found {list(shape)} '
                 f'{entry["dtype"]}; make the artifact anew'
             )
         assert dtype is not None
@@ -205,16 +232,26 @@ def _check_values(file: Path, name: str, tensor: Tensor, expected: str) -> None:
         raise ArtifactError(
             f'{file}: {name}: expected SHA-256 {expected}, found {found}; copy or make it anew'
         )
-    if tensor.dtype == torch.int8:
+    if not tensor.is_floating_point():
         return
     if not torch.isfinite(tensor).all():
         raise ArtifactError(
             f'{file}: {name}: expected finite numbers, found NaN or infinity; make it anew'
         )
-    if name.endswith('.weight_scale') and not bool((tensor > 0).all()):
+    if name.endswith(('.weight_scale', '.input_scale')) and not bool((tensor > 0).all()):
         raise ArtifactError(
             f'{file}: {name}: expected positive scales, found {float(tensor.min())}; make it anew'
         )
+
+
+def _check_layers(file: Path, model: PI05) -> None:
+    """What is in range for the format is in range for the layers: nothing reads beyond a tensor."""
+    for path, layer in model.named_modules():
+        if not isinstance(layer, QuantizedLinear):
+            continue
+        fault = layer.fault()
+        if fault:
+            raise ArtifactError(f'{file}: {path}.{fault}; make it anew')
 
 
 def _first(names: list[str]) -> str:

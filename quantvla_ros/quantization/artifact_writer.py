@@ -13,7 +13,7 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ def write_artifact(
     contract: Contract,
     corrections: Mapping[str, Any],
     calibration: Mapping[str, Any],
+    float32_tensors: Collection[str] = (),
 ) -> Manifest:
     """Write an artifact directory, whole or not at all.
 
@@ -69,8 +70,9 @@ def write_artifact(
         model: quantized by `recipe` and corrected.
         checkpoint: the float checkpoint, whose config, processor and tokenizer files are copied.
         contract: of the robot that the calibration data came from.
-        corrections: 'alpha' [layers][heads] and 'beta' [layers] as folded into the weights.
+        corrections: as folded into the weights; the manifest's part of that name.
         calibration: the manifest's part of that name, without the checkpoint's hashes.
+        float32_tensors: names of tensors that 16 bits would spoil, whatever the checkpoint has.
     Raises:
         ArtifactError: `out` exists, or the disk refuses.
         CheckpointError: a file of the checkpoint is missing.
@@ -85,7 +87,9 @@ def write_artifact(
     try:
         config = read_config(checkpoint)
         copied = _copy_side_files(checkpoint, partial)
-        tensors = _state(model, stored_dtypes(checkpoint))
+        dtypes = dict(stored_dtypes(checkpoint))
+        dtypes.update(dict.fromkeys(float32_tensors, torch.float32))
+        tensors = _state(model, dtypes)
         entries = {
             name: {
                 'dtype': DTYPE_NAMES[tensor.dtype],
@@ -108,7 +112,7 @@ def write_artifact(
                 'torch': torch.__version__,
                 'python': platform.python_version(),
             },
-            'precision': recipe.scheme,
+            'precision': recipe.precision,
             'model': {
                 'type': config['type'],
                 'chunk_size': model.config.chunk,

@@ -8,26 +8,34 @@ whole models are never held; both see the same observations, noise and denoising
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantvla_ros.errors import CalibrationError
-from quantvla_ros.models.pi05 import PI05
-from quantvla_ros.models.processor import Processor
 from quantvla_ros.observation.types import Observation
-from quantvla_ros.quantization.balance import balance, fold_balance
-from quantvla_ros.quantization.capture import HeadStatistics, observe_heads
+from quantvla_ros.quantization.gather import watch
+from quantvla_ros.quantization.layerwise import LayerRecord, Quantizer
+from quantvla_ros.quantization.matching import Corrections, HeadSample, copy_head, match_head
 from quantvla_ros.quantization.recipe import Recipe
-from quantvla_ros.quantization.schemes import SCHEMES, swap
-from quantvla_ros.quantization.temperature import fold_temperature, temperature
+from quantvla_ros.quantization.samples import (
+    Batch,
+    FloatRun,
+    Processor,
+    encode,
+    make_batches,
+    run_float,
+    run_head,
+)
+from quantvla_ros.quantization.smoothing import equalize, shifted_tensors
+from quantvla_ros.quantization.tree import to_device
 
 # called with (what is going on, done, total); by stage, in the order of STAGES
 Progress = Callable[[str, int, int], None]
-STAGES = ('float policy', 'quantizing', 'quantized policy', 'corrected policy')
+STAGES = ('float policy', 'quantizing', 'matching', 'held-out observations')
 
 _HELD_OUT = 1 << 31  # numbers of held-out observations begin here: their noise is their own
 
@@ -46,14 +54,13 @@ class ChunkError:
     relative: float
 
     @classmethod
-    def between(cls, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> ChunkError:
-        """Compare chunks [chunk, action] pair by pair."""
-        float_chunks, chunks = torch.stack(list(teacher)).double(), torch.stack(list(student))
-        difference = chunks.double() - float_chunks
+    def between(cls, teacher: Tensor, student: Tensor) -> ChunkError:
+        """Compare chunks [samples, chunk, action]."""
+        difference = student.double() - teacher.double()
         return cls(
             rms=float(difference.square().mean().sqrt()),
             largest=float(difference.abs().max()),
-            relative=float(difference.norm() / float_chunks.norm()),
+            relative=float(difference.norm() / teacher.double().norm()),
         )
 
 
@@ -62,30 +69,44 @@ class Calibration:
     """What calibration found.
 
     Attributes:
-        layers: module paths of the quantized layers.
-        alpha: [layers of the head][heads], 1.0 where nothing is corrected.
-        beta: [layers of the head].
+        layers: the quantized layers, in the order of use.
+        corrections: alpha, beta and what they changed.
+        interface: scalars on what the head reads of the backbone, by path; empty: not balanced.
+        notes: a sentence for each scalar that could not be estimated.
+        float32_tensors: names of tensors that 16 bits would spoil.
         uncorrected, corrected: error without and with alpha and beta.
+        step_errors: relative error of the noisy actions before each denoising step but the first,
+            and of the chunk; corrected, each policy on its own path.
+        float_chunks, chunks: [held out, chunk, action] normalised, of the float and of the
+            quantized and corrected policy.
     """
 
-    layers: tuple[str, ...]
-    alpha: tuple[tuple[float, ...], ...]
-    beta: tuple[float, ...]
+    layers: tuple[LayerRecord, ...]
+    corrections: Corrections
+    interface: Mapping[str, float]
+    notes: tuple[str, ...]
+    float32_tensors: tuple[str, ...]
     uncorrected: ChunkError
     corrected: ChunkError
+    step_errors: tuple[float, ...]
+    float_chunks: Tensor
+    chunks: Tensor
 
     def errors(self) -> dict[str, Any]:
         """Both errors as plain numbers."""
         return {'uncorrected': asdict(self.uncorrected), 'corrected': asdict(self.corrected)}
 
 
+@torch.no_grad()
 def calibrate(
-    model: PI05,
+    model: Any,
     processor: Processor,
     recipe: Recipe,
     observations: Sequence[Observation],
     held_out: Sequence[Observation],
     *,
+    action_size: int,
+    device: torch.device,
     dtypes: Mapping[str, torch.dtype],
     seed: int,
     progress: Progress = lambda what, done, total: None,
@@ -93,10 +114,12 @@ def calibrate(
     """Quantize a policy in place.
 
     Args:
-        model: the float policy; quantized and corrected afterwards.
+        model: the float policy (a Network and nn.Module); quantized and corrected afterwards.
         processor: of the same checkpoint.
         observations: for the statistics.
         held_out: others, for the reported error.
+        action_size: numbers of an action that the robot has; the rest is padding.
+        device: where the model is.
         dtypes: how each float tensor will be stored; folded weights are rounded to it, so that the
             error reported is that of the artifact.
         seed: of the noise; below 2**31.
@@ -111,113 +134,130 @@ def calibrate(
         )
     if not held_out:
         raise CalibrationError('expected held-out observations for the reported error, found none')
-    names = recipe.layout.select(model)
-    run = _Runs(model, processor, seed, progress)
+    batches = make_batches(model, processor, observations, seed=seed)
+    check_batches = make_batches(model, processor, held_out, seed=seed, first=_HELD_OUT)
 
-    teacher, teacher_chunks = run(STAGES[0], observations, held_out)
-    done = 0
-    make = SCHEMES[recipe.scheme].from_linear
+    step = _Count(progress, STAGES[0], len(observations) + len(held_out))
+    quantized_names = set(recipe.layout.select(model))
+    maxima: dict[str, Tensor] = {}
+    readers = {name for point in model.equalizations() for name in point.readers}
+    with watch(model, readers if recipe.smoothing.enabled else (), _Maxima(maxima)):
+        runs = run_float(model, batches, device, step.add)
+    check_runs = run_float(model, check_batches, device, step.add)
+    shifted: tuple[str, ...] = ()
+    if recipe.smoothing.enabled:
+        scales = equalize(model, maxima, recipe.smoothing.strength, quantized_names)
+        shifted = shifted_tensors(model, scales)
+        _round_as_stored(model, dtypes, quantized_names, shifted)
 
-    def replace(linear: nn.Linear) -> nn.Module:
-        nonlocal done
-        done += 1
-        progress(STAGES[1], done, len(names))
-        return make(linear, recipe.scale_grid)
+    count = _Count(progress, STAGES[1], len(quantized_names))
+    quantizer = Quantizer(model, recipe, device, lambda: count.add(1))
+    embeddings = quantizer.vision(batches, runs)
+    teacher = copy_head(model)
+    contexts = quantizer.backbone(embeddings, runs)
+    quantizer.head(batches, runs, contexts, teacher)
 
-    swap(model, names, replace)
-    student, student_chunks = run(STAGES[2], observations, held_out)
-    alpha, beta = _corrections(recipe, teacher, student)
-    _fold(model, alpha, beta, dtypes)
-    _, corrected_chunks = run(STAGES[3], (), held_out)
+    check = _Check(model, check_batches, check_runs, action_size, device)
+    uncorrected = check()[:, -1]
+    corrections = match_head(
+        model,
+        teacher,
+        [
+            HeadSample(run.context, context, batch.inputs, batch.noise)
+            for batch, run, context in zip(batches, runs, contexts, strict=True)
+        ],
+        temperature=recipe.temperature,
+        balance=recipe.balance,
+        estimation=recipe.estimation,
+        device=device,
+        dtypes=dtypes,
+        progress=lambda done, total: progress(STAGES[2], done, total),
+    )
+    corrected = check()
+    progress(STAGES[3], 1, 1)
+    reference = check.reference
     return Calibration(
-        layers=names,
-        alpha=tuple(tuple(row) for row in alpha.tolist()),
-        beta=tuple(beta.tolist()),
-        uncorrected=ChunkError.between(teacher_chunks, student_chunks),
-        corrected=ChunkError.between(teacher_chunks, corrected_chunks),
+        layers=tuple(quantizer.records[name] for name in quantizer.names),
+        corrections=corrections,
+        interface={**quantizer.interface, **corrections.interface},
+        notes=(*quantizer.notes, *corrections.notes),
+        float32_tensors=shifted,
+        uncorrected=ChunkError.between(reference[:, -1], uncorrected),
+        corrected=ChunkError.between(reference[:, -1], corrected[:, -1]),
+        step_errors=tuple(
+            ChunkError.between(reference[:, index], corrected[:, index]).relative
+            for index in range(1, reference.shape[1])
+        ),
+        float_chunks=reference[:, -1],
+        chunks=corrected[:, -1],
     )
 
 
-def _attentions(model):
-    return [layer.attention for layer in model.head_layers()]
+def _round_as_stored(
+    model: Any,
+    dtypes: Mapping[str, torch.dtype],
+    quantized: Collection[str],
+    float32_tensors: Collection[str],
+) -> None:
+    """Round what smoothing has changed and will be stored in float."""
+    for name, parameter in model.named_parameters():
+        dtype = torch.float32 if name in float32_tensors else dtypes.get(name)
+        if dtype is not None and name.rpartition('.')[0] not in quantized:
+            parameter.copy_(parameter.to(dtype))
 
 
-class _Runs:
-    """Runs of the policy as it is at the moment, always with the same noise per observation."""
+class _Maxima:
+    """The largest |x| by channel of what layers read."""
+
+    def __init__(self, maxima: dict[str, Tensor]) -> None:
+        self._maxima = maxima
+
+    def __call__(self, name: str, x: Tensor) -> None:
+        largest = x.float().abs().flatten(0, -2).amax(0)
+        before = self._maxima.get(name)
+        self._maxima[name] = largest if before is None else torch.maximum(before, largest)
+
+
+class _Count:
+    """Progress of one stage, added up."""
+
+    def __init__(self, progress: Progress, stage: str, total: int) -> None:
+        self._progress, self._stage, self._total, self._done = progress, stage, total, 0
+
+    def add(self, done: int) -> None:
+        self._done += done
+        self._progress(self._stage, self._done, self._total)
+
+
+class _Check:
+    """The held-out observations through the policy as it is at the moment.
+
+    Attributes:
+        reference: [samples, steps + 1, chunk, action] the float policy's noisy actions and chunks.
+    """
 
     def __init__(
-        self, model: PI05, processor: Processor, seed: int, progress: Progress
+        self,
+        model: Any,
+        batches: Sequence[Batch],
+        runs: Sequence[FloatRun],
+        action_size: int,
+        device: torch.device,
     ) -> None:
-        self.model, self.processor, self.seed, self.progress = model, processor, seed, progress
+        self._model, self._batches, self._device = model, batches, device
+        self._size = action_size
+        self.reference = self._in_order([run.path for run in runs])
 
-    def __call__(
-        self, stage: str, observations: Sequence[Observation], held_out: Sequence[Observation]
-    ) -> tuple[HeadStatistics, list[Tensor]]:
-        """Statistics over `observations` and chunks of `held_out`."""
-        total = len(observations) + len(held_out)
-        with observe_heads(_attentions(self.model)) as statistics:
-            for index, observation in enumerate(observations):
-                self._chunk(observation, index)
-                self.progress(stage, index + 1, total)
-        chunks = []
-        for index, observation in enumerate(held_out):
-            chunks.append(self._chunk(observation, _HELD_OUT + index))
-            self.progress(stage, len(observations) + index + 1, total)
-        return statistics, chunks
+    def __call__(self) -> Tensor:
+        """As `reference`, of the quantized policy."""
+        paths = []
+        for batch in self._batches:
+            inputs = to_device(batch.inputs, self._device)
+            context = encode(self._model, *self._model.embed(inputs))
+            paths.append(run_head(self._model, context, inputs, batch.noise.to(self._device)))
+        return self._in_order(paths)
 
-    def _chunk(self, observation: Observation, number: int) -> Tensor:
-        """[chunk, action] normalised actions of one observation, on the CPU."""
-        config = self.model.config
-        device = self.model.action_in_proj.weight.device
-        inputs = self.processor.inputs(observation, device)
-        generator = torch.Generator().manual_seed((self.seed << 32) + number)
-        noise = torch.randn(1, config.chunk, config.action_dim, generator=generator).to(device)
-        raw = self.model.sample_actions(
-            inputs.images, inputs.image_masks, inputs.tokens, inputs.token_mask, noise
-        )
-        chunk = raw[0, :, : self.processor.action.size].float().cpu()
-        if not torch.isfinite(chunk).all():
-            raise CalibrationError(
-                f'at {observation.stamp} ns ({observation.instruction!r}): expected finite '
-                f'actions, found NaN or infinity; the checkpoint is damaged'
-            )
-        return chunk
-
-
-def _corrections(
-    recipe: Recipe, teacher: HeadStatistics, student: HeadStatistics
-) -> tuple[Tensor, Tensor]:
-    """Alpha [layers, heads] and beta [layers]; ones for a correction that is off."""
-    alpha = torch.ones_like(teacher.spread())
-    beta = torch.ones_like(teacher.energy())
-    if recipe.temperature.enabled:
-        settings = recipe.temperature
-        alpha = temperature(
-            teacher.spread(),
-            student.spread(),
-            log_clip=settings.log_clip,
-            dead_band=settings.dead_band,
-        )
-    if recipe.balance.enabled:
-        settings = recipe.balance
-        beta = balance(
-            teacher.energy(),
-            student.energy(),
-            log_clip=settings.log_clip,
-            dead_band=settings.dead_band,
-        )
-    return alpha, beta
-
-
-@torch.no_grad()
-def _fold(
-    model: PI05, alpha: Tensor, beta: Tensor, dtypes: Mapping[str, torch.dtype]
-) -> None:
-    """Fold both corrections into the head's attention, rounded as they will be stored."""
-    for layer, attention in enumerate(_attentions(model)):
-        fold_temperature(attention, alpha[layer])
-        fold_balance(attention, beta[layer])
-    folded = {id(p) for a in _attentions(model) for p in a.parameters()}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in folded and name in dtypes:
-            parameter.copy_(parameter.to(dtypes[name]))
+    def _in_order(self, paths: Sequence[Tensor]) -> Tensor:
+        numbers = torch.tensor([n for batch in self._batches for n in batch.numbers])
+        rows = torch.cat([path.transpose(0, 1).cpu() for path in paths])
+        return rows[numbers.argsort()][..., : self._size].float()

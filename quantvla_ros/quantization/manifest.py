@@ -21,7 +21,7 @@ from quantvla_ros.errors import ArtifactError
 MANIFEST = 'manifest.json'
 WEIGHTS = 'model.safetensors'
 FORMAT = 'quantvla_ros artifact'
-VERSION = 1
+VERSION = 2
 LARGEST_MANIFEST = 64 * 2**20  # bytes; a full pi0.5 needs 0.3 MB
 
 _HASH = re.compile(r'[0-9a-f]{64}')
@@ -52,7 +52,13 @@ _SCHEMA: dict[str, Any] = {
     'files': {'*': {'bytes': int, 'sha256': 'hash'}},
     'tensors': {'*': {'dtype': str, 'shape': [int], 'sha256': 'hash'}},
     'bytes': {'float': int, 'quantized': int},
-    'corrections': {'alpha': [[float]], 'beta': [float]},
+    'corrections': {
+        'alpha': [[float]],
+        'beta': [float],
+        'beta_mlp': [float],
+        'interface': {'*': float},
+        'notes': [str],
+    },
     'calibration': {
         'seed': int,
         'samples': int,
@@ -89,7 +95,7 @@ class Manifest:
 
     @property
     def precision(self) -> str:
-        """The scheme, as 'w8a8'."""
+        """Bits of weights and activations, as 'w4a8'."""
         return self.content['precision']
 
     @property

@@ -1,37 +1,161 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How a policy is to be quantized: the settings of a recipe file, checked to the last key.
+"""How a policy is to be quantized: the settings of a recipe file, as they act.
 
-Knows the file's layout and what a setting may be; knows nothing of models or how a setting acts.
+Knows what a setting may be and which layer it means; knows nothing of YAML (see `recipe_file`), of
+models or of how a setting is carried out.
 """
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
-from pathlib import Path
 
-from quantvla_ros.contract.yaml_reader import Place, suggest
-from quantvla_ros.errors import CalibrationError
-from quantvla_ros.quantization.layout import LAYOUTS, Layout
-from quantvla_ros.quantization.schemes import SCHEMES
+from quantvla_ros.models.roles import Part, Place, Role
+from quantvla_ros.quantization.layout import Layout
 
-VERSION = 1  # of the file's layout
+ROUNDINGS = ('nearest', 'gptq')
+DYNAMIC, PER_TENSOR, PER_STEP = 'dynamic_per_token', 'static_per_tensor', 'static_per_step'
+ACTIVATION_SCALES = (DYNAMIC, PER_TENSOR, PER_STEP)
+INPUT_ROTATIONS = ('none', 'hadamard', 'pca', 'pca_hadamard')
+OUTPUT_ROTATIONS = ('none', 'pca')
+TEMPERATURE_METHODS = ('std_ratio', 'least_squares')
+BALANCE_METHODS = ('rms_ratio', 'least_squares')
+ORDERS = ('parallel', 'sequential')
+TRAJECTORIES = ('own', 'float')
+
+_STAGES = {
+    Role.BACKBONE_ATTENTION: 'backbone',
+    Role.BACKBONE_MLP: 'backbone',
+    Role.HEAD_ATTENTION: 'head',
+    Role.HEAD_MLP: 'head',
+    Role.VISION: 'vision',
+    Role.PROJECTOR: 'projector',
+}
+# What `weights.eight_bits` may name, as 'backbone.down'.
+LAYER_KINDS = tuple(
+    f'{stage}.{part.value}'
+    for stage, part in itertools.product(dict.fromkeys(_STAGES.values()), Part)
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How weights become integers.
+
+    Attributes:
+        bits: 8 or 4.
+        group: columns that share a scale within an output channel; 0: the whole channel.
+        rounding: 'nearest', or 'gptq' (arXiv 2210.17323).
+        damping: what GPTQ adds to the diagonal of the inputs' second moments, relative to its mean.
+        match_float: aim at what the float layer gives on the float policy's inputs, so that a layer
+            makes up for the error of those before it.
+        scale_grid: candidates for a scale, as fractions of the one that clips nothing.
+        eight_bits: kinds of layers that stay at 8 bits, as 'backbone.down'.
+    """
+
+    bits: int
+    group: int
+    rounding: str
+    damping: float
+    match_float: bool
+    scale_grid: tuple[float, ...]
+    eight_bits: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """How activations become integers, symmetric.
+
+    Attributes:
+        bits: 8, or 4 for study.
+        scale: one of ACTIVATION_SCALES.
+        percentile: of |x| that a static scale still holds; dynamic scales hold all.
+    """
+
+    bits: int
+    scale: str
+    percentile: float
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Orthogonal maps that spread outliers before rounding.
+
+    Attributes:
+        input: applied to what a layer reads, undone in its weight; one of INPUT_ROTATIONS.
+        block: channels that are mixed with each other.
+        permute: deal strong and weak input channels evenly to the blocks first (zigzag).
+        output: applied to the weight's rows, undone after the product; one of OUTPUT_ROTATIONS.
+    """
+
+    input: str
+    block: int
+    permute: bool
+    output: str
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Scales per channel, moved from activations into weights and folded away.
+
+    Attributes:
+        strength: 0 levels the weights' channels, 1 the activations'.
+    """
+
+    enabled: bool
+    strength: float
 
 
 @dataclass(frozen=True)
 class Correction:
-    """One of the two corrections.
+    """What both corrections share.
 
     Attributes:
+        method: how the scalar is estimated.
         log_clip: bound on the scalar's |logarithm|.
         dead_band: a scalar whose |logarithm| is below this is left out.
+        shrinkage: the scalar's logarithm is multiplied by this.
     """
 
     enabled: bool
+    method: str
     log_clip: float
     dead_band: float
+    shrinkage: float
+
+
+@dataclass(frozen=True)
+class Temperature(Correction):
+    """Attention temperature matching; `method` one of TEMPERATURE_METHODS."""
+
+
+@dataclass(frozen=True)
+class Balance(Correction):
+    """Output head balancing; `method` one of BALANCE_METHODS.
+
+    Attributes:
+        mlp: also the outputs of the head's MLPs.
+        interface: also what the head reads of the backbone.
+    """
+
+    mlp: bool
+    interface: bool
+
+
+@dataclass(frozen=True)
+class Estimation:
+    """How the corrections are estimated.
+
+    Attributes:
+        order: 'parallel' (one pass, the head uncorrected) or 'sequential' (layer by layer, each
+            with those before it corrected).
+        sweeps: how often, on top of what is folded already.
+        trajectory: whose noisy actions the quantized head sees: its 'own', or the 'float' policy's.
+    """
+
+    order: str
+    sweeps: int
+    trajectory: str
 
 
 @dataclass(frozen=True)
@@ -50,130 +174,56 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class LayerFormat:
+    """What one quantized layer stores and how it runs, up to its sizes."""
+
+    weight_bits: int
+    group: int
+    activation_bits: int
+    activation_scale: str
+    rotation: str
+    block: int
+    permute: bool
+    output_rotation: bool
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A checked recipe file.
+    """A checked recipe.
 
     Attributes:
         name: of the file, without its suffix.
         text: the file itself; it goes into the artifact.
-        scheme: a name of SCHEMES.
-        scale_grid: candidates for a weight's scale, fractions of the largest.
     """
 
     name: str
     text: str
-    scheme: str
     layout: Layout
-    scale_grid: tuple[float, ...]
-    temperature: Correction
-    balance: Correction
+    weights: Weights
+    activations: Activations
+    rotation: Rotation
+    smoothing: Smoothing
+    temperature: Temperature
+    balance: Balance
+    estimation: Estimation
     sampling: Sampling
 
+    @property
+    def precision(self) -> str:
+        """Bits of weights and activations, as 'w4a8'."""
+        return f'w{self.weights.bits}a{self.activations.bits}'
 
-class _RecipePlace(Place):
-    error = CalibrationError
-    document = 'a recipe'
-    manual = 'docs/quantization.md'
-
-
-def load_recipe(name_or_path: str | Path) -> Recipe:
-    """Read and check a recipe.
-
-    Args:
-        name_or_path: a name in config/recipes ('w8a8') or a path to a YAML file.
-    Raises:
-        CalibrationError: no such recipe, or the first fault in it, in one line.
-    """
-    path = find_recipe(name_or_path)
-    try:
-        text = path.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f'{path}: expected a recipe, cannot read it ({error})') from None
-    return parse_recipe(text, name=path.stem, source=str(path))
-
-
-def parse_recipe(text: str, *, name: str, source: str = '<memory>') -> Recipe:
-    """Check a recipe's text; see `load_recipe`."""
-    top = _RecipePlace.top(text, source).fields(
-        [
-            'recipe',
-            'scheme',
-            'layout',
-            'weights',
-            'activations',
-            'temperature',
-            'balance',
-            'sampling',
-        ]
-    )
-    top['recipe'].integer(VERSION, VERSION)
-    top['activations'].fields(['scale'])['scale'].choice(['dynamic_per_token'])
-    return Recipe(
-        name=name,
-        text=text,
-        scheme=top['scheme'].choice(SCHEMES),
-        layout=LAYOUTS[top['layout'].choice(LAYOUTS)],
-        scale_grid=_grid(top['weights']),
-        temperature=_correction(top['temperature'], 'std_ratio'),
-        balance=_correction(top['balance'], 'rms_ratio'),
-        sampling=_sampling(top['sampling']),
-    )
-
-
-def _grid(place: Place) -> tuple[float, ...]:
-    grid = place.fields(['scale_grid'])['scale_grid']
-    values = tuple(value.between(0.3, 1.0, '') for value in grid.sequence())
-    if not values or 1.0 not in values:
-        grid.fail('a list of fractions with 1.0 among them')
-    return values
-
-
-def _correction(place: Place, method: str) -> Correction:
-    fields = place.fields(['enabled', 'method', 'log_clip', 'dead_band'])
-    fields['method'].choice([method])
-    log_clip = fields['log_clip'].between(0.0, 1.0, '')
-    return Correction(
-        enabled=fields['enabled'].boolean(),
-        log_clip=log_clip,
-        dead_band=fields['dead_band'].between(0.0, log_clip, '', open_low=False),
-    )
-
-
-def _sampling(place: Place) -> Sampling:
-    fields = place.fields(['samples', 'minimum', 'held_out'])
-    samples = fields['samples'].integer(1, 100_000)
-    return Sampling(
-        samples=samples,
-        minimum=fields['minimum'].integer(1, samples),
-        held_out=fields['held_out'].integer(1, 100_000),
-    )
-
-
-def find_recipe(name_or_path: str | Path) -> Path:
-    """The file of a recipe's name, or the path itself.
-
-    Raises:
-        CalibrationError: there is none.
-    """
-    path = Path(name_or_path)
-    if path.suffix or path.parent != Path():
-        if path.is_file():
-            return path
-        raise CalibrationError(f'{path}: expected a recipe file, found none')
-    known: dict[str, Path] = {}
-    for directory in _directories():
-        for file in sorted(directory.glob('*.yaml')):
-            known.setdefault(file.stem, file)
-    if path.name not in known:
-        names = ', '.join(sorted(known)) or 'none'
-        hint = suggest(path.name, known) or 'give a name or a path to a YAML file'
-        raise CalibrationError(f'recipe {path.name!r}: expected one of {names}; {hint}')
-    return known[path.name]
-
-
-def _directories() -> Iterator[Path]:
-    """Where recipes lie: in the source tree, or where the package was installed."""
-    yield Path(__file__).resolve().parents[2] / 'config' / 'recipes'
-    for prefix in (*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix):
-        if prefix:
-            yield Path(prefix) / 'share' / 'quantvla_ros' / 'config' / 'recipes'
+    def layer_format(self, place: Place) -> LayerFormat:
+        """How a layer of this place is stored."""
+        eight = f'{_STAGES.get(place.role)}.{place.part.value}' in self.weights.eight_bits
+        bits = 8 if eight else self.weights.bits
+        return LayerFormat(
+            weight_bits=bits,
+            group=self.weights.group if bits == 4 else 0,
+            activation_bits=self.activations.bits,
+            activation_scale=self.activations.scale,
+            rotation=self.rotation.input,
+            block=self.rotation.block,
+            permute=self.rotation.permute,
+            output_rotation=self.rotation.output != 'none',
+        )

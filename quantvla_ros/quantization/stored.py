@@ -24,6 +24,8 @@ DTYPES = {
     'F16': torch.float16,
     'BF16': torch.bfloat16,
     'I8': torch.int8,
+    'U8': torch.uint8,
+    'I32': torch.int32,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -50,7 +52,7 @@ def _stored(checkpoint: Path) -> dict[str, tuple[torch.dtype, int]]:
                 for name in opened.keys():  # noqa: SIM118 - not a dictionary
                     key = canonical_key(name)
                     view = opened.get_slice(name)
-                    if view.get_dtype() not in DTYPES:
+                    if not view.get_dtype().startswith(('F', 'BF')):
                         raise CheckpointError(
                             f'{file}: {name}: expected floating point, found {view.get_dtype()}'
                         )

@@ -1,0 +1,168 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Observations as a network sees them, in batches, and what the float policy makes of them.
+
+Knows a network and a processor; knows nothing of recipes or of bags. What is kept of a run lies on
+the host, so that only one batch is on the device.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from quantvla_ros.errors import CalibrationError
+from quantvla_ros.models.network import Network, integrate
+from quantvla_ros.observation.types import Observation
+from quantvla_ros.quantization.tree import to_device
+
+_TOKENS = 4096  # of the backbone in one batch: bounds what a layer needs beside its weights
+_LARGEST_BATCH = 16
+
+
+class Processor(Protocol):
+    """What surrounds a network; see models.processor."""
+
+    def inputs(self, observation: Observation, device: torch.device | str = 'cpu') -> Any:
+        """Network inputs of one observation, batch size 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Observations that run together: their prompts are equally long, so that nothing is padded.
+
+    Attributes:
+        numbers: places in the sample.
+        inputs: as `Network.embed` takes them, on the host.
+        noise: [B, chunk, action] float32, each row's own, by its place in the sample.
+    """
+
+    numbers: tuple[int, ...]
+    inputs: Any
+    noise: Tensor
+
+
+@dataclass(frozen=True)
+class FloatRun:
+    """What the float policy made of a batch, on the host.
+
+    Attributes:
+        embedding, valid: [B, T, width] and [B, T].
+        context: what its head read.
+        path: [steps + 1, B, chunk, action] noisy actions before each step, and the chunk.
+    """
+
+    embedding: Tensor
+    valid: Tensor
+    context: Any
+    path: Tensor
+
+
+def make_batches(
+    model: Network,
+    processor: Processor,
+    observations: Sequence[Observation],
+    *,
+    seed: int,
+    first: int = 0,
+) -> list[Batch]:
+    """Group observations to batches.
+
+    Args:
+        seed: of the noise; a row's noise depends on it and on the row's number alone.
+        first: number of the first observation.
+    """
+    inputs = [processor.inputs(observation) for observation in observations]
+    shapes: dict[Any, list[int]] = {}
+    for number, one in enumerate(inputs):
+        shapes.setdefault(_shapes(one), []).append(number)
+    chunk, action = model.noise_shape
+    batches = []
+    for numbers in shapes.values():
+        size = max(1, min(_LARGEST_BATCH, _TOKENS // max(_tokens(inputs[numbers[0]]), 1)))
+        for start in range(0, len(numbers), size):
+            chosen = numbers[start : start + size]
+            noise = []
+            for number in chosen:
+                generator = torch.Generator().manual_seed((seed << 32) + first + number)
+                noise.append(torch.randn(chunk, action, generator=generator))
+            batches.append(
+                Batch(tuple(chosen), _join([inputs[n] for n in chosen]), torch.stack(noise))
+            )
+    return batches
+
+
+@torch.no_grad()
+def run_float(
+    model: Network, batches: Sequence[Batch], device: torch.device, done: Callable[[int], None]
+) -> list[FloatRun]:
+    """Run the policy as it is; `done` is called with the observations of each batch."""
+    runs = []
+    for batch in batches:
+        inputs = to_device(batch.inputs, device)
+        embedding, valid = model.embed(inputs)
+        context = encode(model, embedding, valid)
+        path = run_head(model, context, inputs, batch.noise.to(device))
+        runs.append(to_device(FloatRun(embedding, valid, context, path), 'cpu'))
+        done(len(batch.numbers))
+    return runs
+
+
+def encode(model: Network, embedding: Tensor, valid: Tensor) -> Any:
+    """Embeddings through the whole backbone."""
+    stack = model.backbone
+    state = stack.start(embedding, valid)
+    for index in range(len(stack.layers)):
+        state = stack.step(index, state)
+    return stack.finish(state)
+
+
+@torch.no_grad()
+def run_head(model: Network, context: Any, inputs: Any, noise: Tensor) -> Tensor:
+    """[steps + 1, B, chunk, action]: noisy actions before each step, and the chunk.
+
+    Raises:
+        CalibrationError: the policy returns NaN or infinity.
+    """
+    path: list[Tensor] = []
+    chunk = integrate(model.flow(context, inputs), noise, lambda step, x, v: path.append(x))
+    if not torch.isfinite(chunk).all():
+        raise CalibrationError(
+            'the policy: expected finite actions, found NaN or infinity; the checkpoint is damaged'
+        )
+    return torch.stack([*path, chunk])
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    if is_dataclass(inputs):
+        return [t for field in fields(inputs) for t in _tensors(getattr(inputs, field.name))]
+    return [tensor for item in inputs for tensor in _tensors(item)]
+
+
+def _shapes(inputs: Any) -> tuple[Any, ...]:
+    return tuple((tuple(t.shape), t.dtype) for t in _tensors(inputs))
+
+
+def _tokens(inputs: Any) -> int:
+    """About how many tokens the backbone sees: 256 of each picture, and the prompt."""
+    per_rank = {4: lambda t: 256 * t.shape[0], 2: lambda t: t.shape[-1]}
+    return sum(per_rank[t.dim()](t) for t in _tensors(inputs) if t.dim() in per_rank)
+
+
+def _join(inputs: Sequence[Any]) -> Any:
+    """Batches of one to one batch, field by field."""
+    first = inputs[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(inputs))
+    if is_dataclass(first):
+        return replace(
+            first,  # type: ignore[type-var]
+            **{f.name: _join([getattr(one, f.name) for one in inputs]) for f in fields(first)},
+        )
+    return type(first)(_join(items) for items in zip(*inputs, strict=True))
