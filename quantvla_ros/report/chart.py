@@ -169,7 +169,8 @@ def plot(
     drawn = tag('svg', grid, below, axis, marks, role='img', aria_label=words)
     return tag(
         'div',
-        tag('div', y_title, class_='y-title', aria_hidden='true') if y_title else None,
+        # The place is kept where there is no title: plots side by side stand on one line.
+        tag('div', y_title or '\u00a0', class_='y-title', aria_hidden='true'),
         drawn,
         tag('div', x_title, class_='x-title', aria_hidden='true') if x_title else None,
         class_='plot short' if short else 'plot',

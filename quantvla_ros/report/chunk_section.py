@@ -192,7 +192,7 @@ def _joint_panel(frame: FrameResult, action: Action, index: int, period: float) 
 
 def seconds(last: float) -> Scale:
     """Time from 0; the last tick says the unit."""
-    scale = linear(0.0, last, wanted=3)
+    scale = linear(0.0, last)
     value, words = scale.ticks[-1]
     return replace(scale, ticks=(*scale.ticks[:-1], (value, f'{words} s')))
 

@@ -120,7 +120,7 @@ def _groups(title: str, groups: Sequence[Group]) -> Html | None:
         ]
         for group in groups
     ]
-    head = (title.lower(), '', 'used', 'found')
+    head = ('', '', 'used', 'found')
     first = table(head, rows[:_ROWS], words=f'{title.lower()}: used and found')
     rest = (
         folded(

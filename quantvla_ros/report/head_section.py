@@ -47,14 +47,29 @@ def head_section(
     """Corrections of the action head."""
     if not head:
         return None
-    narrow = max(len(layer.alpha) for layer in head) <= _MANY
-    content = join(
-        tag('div', tag('div', _alpha_map(head, limit)), tag('div', _betas(head)),
-            class_='split' if narrow else None),
-        _interface(interface),
-        _changes(head),
-        _numbers(head),
+    untouched = not _changed(
+        [f for layer in head for f in (*layer.alpha, layer.beta, layer.beta_mlp or 1.0)]
     )
+    if untouched:
+        content = join(
+            paragraph(
+                'Every \u03b1 (temperature of an attention head) and \u03b2 (size of an output) is '
+                '1: what they would mend is within the recipe\u2019s dead band, or they are '
+                'switched off.'
+            ),
+            _interface(interface),
+            _changes(head, untouched),
+            _numbers(head),
+        )
+    else:
+        narrow = max(len(layer.alpha) for layer in head) <= _MANY
+        content = join(
+            tag('div', tag('div', _alpha_map(head, limit)), tag('div', _betas(head)),
+                class_='split' if narrow else None),
+            _interface(interface),
+            _changes(head, untouched),
+            _numbers(head),
+        )
     return Section('head', 'Corrections', _title(head, limit), content)
 
 
@@ -227,7 +242,7 @@ _CHANGES = (
 )
 
 
-def _changes(head: Sequence[HeadResult]) -> Html | None:
+def _changes(head: Sequence[HeadResult], untouched: bool) -> Html | None:
     columns: list[tuple[str, list[Change | None]]] = [
         (name, [getattr(layer, field) for layer in head]) for name, field in _CHANGES
     ]
@@ -236,6 +251,12 @@ def _changes(head: Sequence[HeadResult]) -> Html | None:
         return None
     errors = [e for _, values in columns for c in values if c for e in (c.before, c.after)]
     scale = logarithmic(errors, percent=True)
+    panels = tag(
+        'div', [_change_panel(name, values, scale) for name, values in columns],
+        class_='panels wide',
+    )
+    if untouched:
+        return join(tag('h3', 'How far the layers of the head are off'), panels)
     return join(
         tag('h3', 'What the corrections change'),
         paragraph(
@@ -247,10 +268,7 @@ def _changes(head: Sequence[HeadResult]) -> Html | None:
              'without corrections'),
             (key(line(0, 50, 100, 50, 'trend-after'), dot(50, 50, 'after')), 'with corrections'),
         ),
-        tag(
-            'div', [_change_panel(name, values, scale) for name, values in columns],
-            class_='panels wide',
-        ),
+        panels,
     )
 
 

@@ -64,7 +64,7 @@ def error_section(layers: Sequence[LayerResult]) -> Section | None:
             'How far each quantized layer\u2019s output is from the float layer\u2019s on the same '
             'float inputs, as a share of the output\u2019s size. Each plot is one kind of layer, '
             'from the first block to the last; all share one logarithmic scale, so a kind that '
-            'stands higher is worse.'
+            'stands higher is worse.' + _worse(measured)
         ),
         legend(
             (key(line(0, 50, 100, 50, 'trend-before'), dot(50, 50, 'before')), 'simply rounded'),
@@ -72,7 +72,7 @@ def error_section(layers: Sequence[LayerResult]) -> Section | None:
             *([(key(square(50, 50, 'after')), 'square: other number of bits than most')]
               if len({layer.bits for layer in layers}) > 1 else []),
         ),
-        _by_role(kinds(measured), lambda name, group: _error_panel(name, group, scale, measured)),
+        _by_role(kinds(layers), lambda name, group: _error_panel(name, group, scale, layers)),
         _layer_table(layers),
     )
     return Section('layers', 'Layers', _error_title(measured, before, after), content)
@@ -93,6 +93,15 @@ def _error_title(
     elif rounded is not None and middle is not None and middle > 1.03 * rounded:
         words += f': more than by simple rounding ({percent(rounded)})'
     return f'{words}; the worst is off by {percent(worst.error.after)} ({short_name(worst)})'
+
+
+def _worse(layers: Sequence[LayerResult]) -> str:
+    worse = sum(
+        layer.error.after > 1.05 * layer.error.before for layer in layers if layer.error
+    )
+    if not worse:
+        return ''
+    return f' In {plural(worse, "layer")} of {len(layers)} simple rounding would be nearer.'
 
 
 def short_name(layer: LayerResult) -> str:
@@ -125,14 +134,15 @@ def _error_panel(
 ) -> Html:
     x = depth(len(group))
     usual = Counter(layer.bits for layer in all_layers).most_common(1)[0][0]
-    before = [layer.error.before for layer in group if layer.error]
-    after = [layer.error.after for layer in group if layer.error]
+    before = [layer.error.before if layer.error else math.nan for layer in group]
+    after = [layer.error.after if layer.error else math.nan for layer in group]
     marks: list[Html] = [
         curve([(x.place(i), _height(scale, e)) for i, e in enumerate(before)], 'trend-before'),
         curve([(x.place(i), _height(scale, e)) for i, e in enumerate(after)], 'trend-after'),
     ]
     for index, layer in enumerate(group):
-        assert layer.error is not None
+        if layer.error is None:  # nothing reads it
+            continue
         words = (
             f'{layer.name}, {layer.bits} bits: {percent(layer.error.before)} simply rounded, '
             f'{percent(layer.error.after)} as stored'
@@ -216,7 +226,7 @@ def input_section(layers: Sequence[LayerResult]) -> Section | None:
         return None
     sizes = [v for layer in measured for v in (layer.input_max, layer.input_rms) if v is not None]
     scale = logarithmic(sizes)
-    merged = _same_inputs(kinds(measured))
+    merged = _same_inputs(kinds(layers))
     content = join(
         paragraph(
             'Integers for activations are spread up to the largest number of a token. Where the '
@@ -270,6 +280,8 @@ def _input_panel(part: str, group: Sequence[LayerResult], scale: Scale) -> Html:
             f'outlier ratio {number(layer.outlier_ratio)}'
         )
         ends = [v for v in (layer.input_max, layer.input_rms) if v is not None]
+        if not ends:  # nothing reads it
+            continue
         if not all(math.isfinite(v) for v in ends):
             marks.append(cross(place, 97, words))
             continue

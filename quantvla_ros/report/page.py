@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 from quantvla_ros.report.calibration_data import CalibrationData, Header, HeldOut
@@ -66,7 +67,7 @@ def render(data: CalibrationData) -> str:
         [section for section in sections if section is not None],
         paragraph(
             f'quantvla_ros {header.versions.get("quantvla_ros", "")}, artifact '
-            f'{header.artifact_id}, {header.date}. This file needs nothing but itself.'
+            f'{header.artifact_id}, {_date(header.date)}. This file needs nothing but itself.'
         ),
     )
 
@@ -74,7 +75,8 @@ def render(data: CalibrationData) -> str:
 def _head(data: CalibrationData) -> Html:
     header = data.header
     return join(
-        tag('p', f'Calibration report \u00b7 {header.robot} \u00b7 {header.date}', class_='kicker'),
+        tag('p', f'Calibration report \u00b7 {header.robot} \u00b7 {_date(header.date)}',
+            class_='kicker'),
         tag('h1', f'{header.model}, quantized by ', tag('code', header.recipe)),
         _made(data),
         tag(
@@ -94,6 +96,17 @@ def _head(data: CalibrationData) -> Html:
         ),
         tag('div', _verdict(data), tag('div', _attention(data)), class_='first'),
     )
+
+
+def _date(iso: str) -> str:
+    """A date as people write it; what is none stays as it is."""
+    try:
+        then = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    if then.tzinfo is None:
+        return iso
+    return f'{then.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC'
 
 
 def _made(data: CalibrationData) -> Html:
@@ -318,11 +331,11 @@ def _origin_section(header: Header) -> Section:
     facts = [
         ('artifact', header.artifact_id), ('robot', header.robot), ('model', header.model),
         ('recipe', header.recipe), ('precision', header.precision), ('layout', header.layout),
-        ('seed', str(header.seed)), ('date', header.date),
+        ('seed', str(header.seed)), ('date', _date(header.date)),
         *((f'version of {name}', version) for name, version in header.versions.items()),
     ]
     kept = [
-        folded(f'{reason}: {plural(len(names), "layer")}',
+        folded(f'{reason[:1].upper()}{reason[1:]}: {plural(len(names), "layer")}',
                tag('ul', [tag('li', tag('code', name)) for name in names]))
         for reason, names in header.kept.items()
     ]
