@@ -49,8 +49,8 @@ STAGES = ('calibrate', 'open', 'closed')
 # Calibration
 
 
-def calibrate(work: Work) -> None:
-    """Make the artifacts that are not there yet."""
+def calibrate(work: Work) -> int:
+    """Make the artifacts that are not there yet; how many."""
     from quantvla_ros.observation.bags import bag_hash
 
     args = work.args
@@ -81,6 +81,7 @@ def calibrate(work: Work) -> None:
 
     jobs = args.jobs if args.device == 'cpu' else min(args.jobs, 4)  # a GPU's memory is shared
     _all(one, wanted, jobs, 'calibrations')
+    return len(wanted)
 
 
 def _all(one: Any, items: Sequence[Any], jobs: int, what: str) -> None:
@@ -97,8 +98,8 @@ def _all(one: Any, items: Sequence[Any], jobs: int, what: str) -> None:
 # Open loop
 
 
-def open_loop(work: Work) -> None:
-    """Compare the chunks of artifacts that have not been, a recipe's four at a time."""
+def open_loop(work: Work) -> int:
+    """Compare the chunks of artifacts that have not been, a recipe's four at a time; how many."""
     from quantvla_ros.observation.bags import bag_hash
 
     args = work.args
@@ -140,13 +141,14 @@ def open_loop(work: Work) -> None:
                 write(work.folder / 'open' / f'{cell.name}.json', piece)
             out.unlink()
             progress('open loop', done, len(groups))
+    return sum(len(lacking) for _, lacking, _ in groups)
 
 
 # Closed loop
 
 
-def closed_loop(work: Work) -> None:
-    """Run the scenes that have not been run, in batches, the policies one after the other."""
+def closed_loop(work: Work) -> int:
+    """Run the scenes that have not been run, in batches, policy by policy; how many."""
     from quantvla_ros.cli.evaluate_tabletop import STAGE, Batch, batches_of, run_all
 
     args = work.args
@@ -174,6 +176,7 @@ def closed_loop(work: Work) -> None:
                 stream.write('\n' + json.dumps(line) + '\n')
             done += len(outcomes)
             progress(STAGE, done, total)
+    return total
 
 
 def note(work: Work, stage: str, seconds: float) -> None:
@@ -240,8 +243,8 @@ def main() -> int:
         for stage, run in zip(STAGES, (calibrate, open_loop, closed_loop), strict=True):
             if args.stage in (stage, 'all'):
                 begun = time.monotonic()
-                run(work)
-                note(work, stage, time.monotonic() - begun)
+                if run(work):
+                    note(work, stage, time.monotonic() - begun)
     except QuantVLAError as error:
         print(error, file=sys.stderr)
         return 2
