@@ -61,7 +61,7 @@ def changed(old, new):
         ('bits: 4', 'bits: 6', 'weights.bits: expected one of 4, 8'),
         ('bits: 4', 'bits: 8', 'weights.group: expected 0'),
         ('group: 128', 'group: 3', 'weights.group'),
-        ('backbone.key', 'backbone.keys', "did you mean 'backbone.key'"),
+        ('backbone.value', 'backbone.values', "did you mean 'backbone.value'"),
         ('block: 64', 'block: 48', 'rotation.block: expected one of 16, 32, 64, 128'),
         ('input: hadamard', 'input: hadamar', "did you mean 'hadamard'"),
         ('rounding: gptq', 'rounding: rtn', 'weights.rounding'),
