@@ -67,7 +67,7 @@ class LayerResult:
         bits: of its weight.
         shape: (outputs, inputs).
         error: relative error of its output on calibration inputs, weights simply rounded to the
-            same number of bits (before) and as they are stored (after).
+            same number of bits (before) and as they are stored (after); activations not rounded.
         input_max, input_rms: of its inputs, over all tokens and channels.
         outlier_ratio: the largest channel's maximum over the median channel's.
     """

@@ -30,6 +30,7 @@ SHOWN = 8  # joints of a frame in full view
 _OPEN = 2  # frames in full view
 _SIDES = ((12, 480), (32, 320), (100, 200))  # (up to so many pictures, px)
 _SMALLEST = 200  # px
+_NEAR_TOP = 85  # percent of the box; above it, words stand below a line
 _STILL = 0.02  # of a joint's range: less motion counts as this much
 
 
@@ -144,7 +145,7 @@ def _frame(
             'p',
             f'off by {percent(frame.error)}',
             [', from ', tag('bdi', frame.episode)] if frame.episode else None,
-            f', at {number(frame.time)} s' if frame.time is not None else None,
+            f', at {frame.time:.2f} s' if frame.time is not None else None,
             class_='note',
         ),
         tag('div', images, class_='pictures') if images else None,
@@ -172,7 +173,10 @@ def _joint_panel(frame: FrameResult, action: Action, index: int, period: float) 
     for bound in action.bounds or ():
         if y_low < bound < y_high:
             marks.append(line(0, y.place(bound), 100, y.place(bound), 'bound'))
-            marks.append(label(100, y.place(bound), 'limit', 'mark-label end', dy=-3))
+            below = y.place(bound) > _NEAR_TOP
+            marks.append(
+                label(100, y.place(bound), 'limit', 'mark-label end', dy=12 if below else -3)
+            )
     for values, class_ in ((teacher, 'float'), (student, 'quant')):
         places = [
             (x.place(t), y.place(v) if math.isfinite(v) else math.nan)

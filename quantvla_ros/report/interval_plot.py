@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from quantvla_ros.report.chart import Scale, cross, dot, label, line, linear
 from quantvla_ros.report.html import Html, tag
 
+# The corrections of an ablation, by the end of a policy's label.
+_NAMES = {'none': 'no correction', 'atm': '\u03b1 only', 'ohb': '\u03b2 only', 'both': 'both'}
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -106,3 +109,12 @@ def _line(interval: Interval, scale: Scale, reference: float | None) -> Html:
     else:
         marks.append(cross(50, 30, interval.words))
     return tag('svg', marks, aria_hidden='true')
+
+
+def grouped(label: str) -> tuple[str, str]:
+    """An ablation's label as (recipe, corrections); any other as ('', label)."""
+    for separator in ('/', '-', '+', '_'):
+        recipe, found, end = label.rpartition(separator)
+        if found and end.lower() in _NAMES:
+            return recipe, _NAMES[end.lower()]
+    return '', label

@@ -61,10 +61,12 @@ def error_section(layers: Sequence[LayerResult]) -> Section | None:
     scale = logarithmic([*before, *after], percent=True)
     content = join(
         paragraph(
-            'How far each quantized layer\u2019s output is from the float layer\u2019s on the same '
-            'float inputs, as a share of the output\u2019s size. Each plot is one kind of layer, '
-            'from the first block to the last; all share one logarithmic scale, so a kind that '
-            'stands higher is worse.' + _worse(measured)
+            'How far rounding a layer\u2019s weights takes its output from the float '
+            'layer\u2019s, as a share of the output\u2019s size, on calibration inputs; the '
+            'rounding of activations is not in it. Each plot is one kind of layer, from the '
+            'first block to the last; all share one logarithmic scale, so a kind that stands '
+            'higher is worse.'
+            + _worse(measured)
         ),
         legend(
             (key(line(0, 50, 100, 50, 'trend-before'), dot(50, 50, 'before')), 'simply rounded'),
@@ -101,7 +103,11 @@ def _worse(layers: Sequence[LayerResult]) -> str:
     )
     if not worse:
         return ''
-    return f' In {plural(worse, "layer")} of {len(layers)} simple rounding would be nearer.'
+    return (
+        f' In {plural(worse, "layer")} of {len(layers)} simple rounding would be nearer; that can '
+        'be on purpose where the recipe aims at the float policy\u2019s outputs '
+        '(weights.match_float).'
+    )
 
 
 def short_name(layer: LayerResult) -> str:
