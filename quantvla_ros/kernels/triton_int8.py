@@ -152,7 +152,7 @@ def _rotate(
             PRECISION=precision,
             ROWS=tile,
             BLOCK=width,
-            num_warps=4,
+            num_warps=4 if width <= 64 else 8,
             **options,
         )
 

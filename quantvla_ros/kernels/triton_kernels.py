@@ -183,24 +183,26 @@ def packed_matmul_kernel(
             w = tl.load(w_at, mask=bytes_[None, :] < left, other=0)
             even = tl.load(even_at, mask=bytes_[:, None] < left, other=0)
             odd = tl.load(odd_at, mask=bytes_[:, None] < left, other=0)
-        if GROUP > 0:
+        if GROUP == 0:
+            low, high = _halves(w, PTX)
+            sums = tl.dot(low, even, sums, out_dtype=tl.int32)
+            sums = tl.dot(high, odd, sums, out_dtype=tl.int32)
+        elif SCALE_SUMS:
             # Asked for one step ahead: too narrow for the pipeline, and slow to come.
             group = (start + BLOCK_J) * 2 // GROUP
             there = w_rows < tl.where(group < groups, N, 0)
             next_scale = tl.load(group_at + group, mask=there, other=0)
-            if SCALE_SUMS:
-                low, high = _halves(w, PTX)
-                part = tl.dot(low, even, out_dtype=tl.int32)
-                part = tl.dot(high, odd, part, out_dtype=tl.int32)
-                sums += (part >> 4) * group_scale.to(tl.int32)[:, None]
-            else:
-                spread = tl.broadcast_to(group_scale[:, None], (BLOCK_N, BLOCK_J))
-                low, high = _scaled_halves(w, spread, PTX)
-                sums = tl.dot(low, even, sums, out_dtype=tl.int32)
-                sums = tl.dot(high, odd, sums, out_dtype=tl.int32)
+            low, high = _halves(w, PTX)
+            part = tl.dot(low, even, out_dtype=tl.int32)
+            part = tl.dot(high, odd, part, out_dtype=tl.int32)
+            sums += (part >> 4) * group_scale.to(tl.int32)[:, None]
             group_scale = next_scale
         else:
-            low, high = _halves(w, PTX)
+            # A scale from the step before would keep the unpacked weights out of the registers that
+            # the matrix instruction reads.
+            group_scale = tl.load(group_at + start * 2 // GROUP)
+            spread = tl.broadcast_to(group_scale[:, None], (BLOCK_N, BLOCK_J))
+            low, high = _scaled_halves(w, spread, PTX)
             sums = tl.dot(low, even, sums, out_dtype=tl.int32)
             sums = tl.dot(high, odd, sums, out_dtype=tl.int32)
         w_at += BLOCK_J

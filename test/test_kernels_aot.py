@@ -1,0 +1,220 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton kernels compiled ahead of time for each GPU, without one."""
+import importlib.util
+import os
+import re
+
+import pytest
+
+from quantvla_ros.kernels.tiles import choose_tile
+
+if importlib.util.find_spec('triton') is None:
+    pytest.skip('triton is not installed', allow_module_level=True)
+if os.environ.get('TRITON_INTERPRET'):
+    pytest.skip('kernels are interpreted here', allow_module_level=True)
+
+# capability: bytes of shared memory that one program may use (CUDA programming guide)
+SHARED = {87: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 110: 227 * 1024, 120: 99 * 1024}
+INTEGER = r'(wgmma\.mma_async\.\S*s32\.s8\.s8|mma\.sync\.\S*s32\.s8\.s8\.s32)'
+TF32 = r'(wgmma\.mma_async\.\S*tf32|mma\.sync\.\S*tf32|tcgen05\.mma\.\S*tf32)'
+
+
+def compile_for(capability, kernel, signature, constants, **options):
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = list(kernel.arg_names)
+    pointers = [names.index(name) for name, kind in signature.items() if kind.startswith('*')]
+    source = ASTSource(
+        kernel,
+        {**signature, **dict.fromkeys(constants, 'constexpr')},
+        constexprs=constants,
+        attrs={(i,): [['tt.divisibility', 16]] for i in pointers},
+    )
+    try:
+        return triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)
+    except triton.runtime.errors.PTXASError as error:
+        if 'is not defined for option' in str(error):
+            pytest.skip(f'the ptxas of Triton {triton.__version__} does not know sm_{capability}')
+        raise
+    except RuntimeError as error:
+        if 'Cannot find ptxas' in str(error):
+            pytest.skip('this Triton comes without ptxas')
+        raise
+
+
+@pytest.mark.parametrize('capability', sorted(SHARED))
+@pytest.mark.parametrize(('rows', 'even'), [(16, True), (50, False), (816, True)])
+def test_a_tile_compiles_to_integer_matrix_instructions(capability, rows, even):
+    from quantvla_ros.kernels.triton_kernels import scaled_matmul_kernel
+
+    tile = choose_tile(rows, 2048, processors=16, shared=SHARED[capability])
+    compiled = compile_for(
+        capability,
+        scaled_matmul_kernel,
+        {
+            'q_ptr': '*i8',
+            'weight_ptr': '*i8',
+            'scale_ptr': '*fp32',
+            'weight_scale_ptr': '*fp32',
+            'bias_ptr': '*fp32',
+            'y_ptr': '*bf16',
+            'M': 'i32',
+            'N': 'i32',
+            'K': 'i32',
+        },
+        {
+            'HAS_BIAS': not even,
+            'EVEN_K': even,
+            'BLOCK_M': tile.rows,
+            'BLOCK_N': tile.outputs,
+            'BLOCK_K': tile.columns,
+        },
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    assert re.search(INTEGER, compiled.asm['ptx']), f'{tile} on sm_{capability}'
+    assert compiled.metadata.shared <= SHARED[capability]
+
+
+@pytest.mark.parametrize('capability', sorted(SHARED))
+@pytest.mark.parametrize(
+    ('rows', 'group', 'even'),
+    [(10, 0, True), (50, 128, True), (50, 0, False), (816, 0, True), (816, 128, True)],
+)
+def test_packed_weights_go_from_registers_into_integer_matrix_instructions(
+    capability, rows, group, even
+):
+    from quantvla_ros.kernels.triton_kernels import packed_matmul_kernel
+
+    tile = choose_tile(
+        rows, 2048, processors=16, shared=SHARED[capability], packed=True, group=group
+    )
+    compiled = compile_for(
+        capability,
+        packed_matmul_kernel,
+        {
+            'q_ptr': '*i8',
+            'weight_ptr': '*u8',
+            'group_scale_ptr': '*u8',
+            'scale_ptr': '*fp32',
+            'weight_scale_ptr': '*fp32',
+            'bias_ptr': '*fp32',
+            'y_ptr': '*bf16',
+            'M': 'i32',
+            'N': 'i32',
+            'units': 'i32',
+        },
+        {
+            'UNIT': 16 if even else 8,
+            'GROUP': group,
+            'SCALE_SUMS': tile.rows <= 64,
+            'HAS_BIAS': not even,
+            'EVEN_K': even,
+            'PTX': True,
+            'BLOCK_M': tile.rows,
+            'BLOCK_N': tile.outputs,
+            'BLOCK_J': tile.columns // 2,
+        },
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    ptx = compiled.asm['ptx']
+    assert re.search(INTEGER, ptx), f'{tile} on sm_{capability}'
+    # Unpacked weights in the shared memory would cost what packing saves.
+    assert 'local_alloc %' not in compiled.asm['ttgir']
+    assert compiled.metadata.shared <= SHARED[capability]
+    assert len(re.findall(r'cp\.async\.\S*global', ptx)) >= 3  # weights, even and odd columns
+
+
+ROWS = {
+    'x_ptr': '*bf16',
+    'order_ptr': '*i32',
+    'step_ptr': '*fp32',
+    'q_ptr': '*i8',
+    'scale_ptr': '*fp32',
+    'K': 'i32',
+}
+FLAGS = {'PERMUTED': False, 'STATIC': False, 'SPLIT': False, 'LARGEST': 127.0, 'SMALLEST': 1e-30}
+
+
+@pytest.mark.parametrize('capability', sorted(SHARED))
+@pytest.mark.parametrize('one_pass', [True, False])
+def test_the_row_kernel_compiles(one_pass, capability):
+    from quantvla_ros.kernels.triton_rows import quantize_rows_kernel
+
+    compile_for(
+        capability,
+        quantize_rows_kernel,
+        ROWS,
+        {**FLAGS, 'PERMUTED': one_pass, 'STATIC': one_pass, 'BLOCK': 2048, 'ONE_PASS': one_pass},
+        num_warps=4,
+        enable_fp_fusion=False,
+    )
+
+
+# The large ones compile for long, hence for the GPU with the least shared memory only.
+@pytest.mark.parametrize(
+    ('capability', 'blocks', 'block', 'precision', 'warps'),
+    [
+        *((capability, 16, 64, 'tf32', 4) for capability in sorted(SHARED)),
+        *((capability, 16, 64, 'tf32x3', 4) for capability in sorted(SHARED)),
+        (89, 256, 64, 'tf32', 8),
+        (89, 128, 128, 'tf32', 8),
+    ],
+)
+def test_the_rotating_row_kernel_compiles(capability, blocks, block, precision, warps):
+    from quantvla_ros.kernels.triton_rows import rotate_rows_kernel
+
+    compiled = compile_for(
+        capability,
+        rotate_rows_kernel,
+        {**ROWS, 'rotation_ptr': '*fp16'},
+        {
+            **FLAGS,
+            'SPLIT': True,
+            'B': block,
+            'PRECISION': precision,
+            'BLOCKS': blocks,
+            'BLOCK': block,
+        },
+        num_warps=warps,
+        enable_fp_fusion=False,
+    )
+    assert re.search(TF32, compiled.asm['ptx'])
+    assert compiled.metadata.shared <= SHARED[capability]
+
+
+@pytest.mark.parametrize('quantize', [True, False])
+@pytest.mark.parametrize(
+    ('capability', 'block', 'warps'), [*((c, 64, 4) for c in sorted(SHARED)), (89, 128, 8)]
+)
+def test_the_kernel_of_one_rotation_per_block_compiles(capability, quantize, block, warps):
+    from quantvla_ros.kernels.triton_rows import rotate_blocks_kernel
+
+    compiled = compile_for(
+        capability,
+        rotate_blocks_kernel,
+        {
+            **ROWS,
+            'rotation_ptr': '*fp16',
+            'largest_ptr': '*i32',
+            'M': 'i32',
+            'rotation_stride': 'i32',
+        },
+        {
+            **FLAGS,
+            'PERMUTED': True,
+            'B': block,
+            'QUANTIZE': quantize,
+            'PRECISION': 'tf32x3' if block == 128 else 'tf32',
+            'ROWS': 64,
+            'BLOCK': block,
+        },
+        num_warps=warps,
+        enable_fp_fusion=False,
+    )
+    assert re.search(TF32, compiled.asm['ptx'])
+    assert compiled.metadata.shared <= SHARED[capability]
