@@ -154,12 +154,17 @@ class Chunks:
 
 @dataclass(frozen=True)
 class MemoryRow:
-    """One part of the policy; the rows add up to the whole."""
+    """One part of the policy; the rows add up to the whole.
+
+    Attributes:
+        in_paper: whether papers count it: the linear layers of backbone and action head.
+    """
 
     part: str
     float_bytes: int
     quantized_bytes: int
     note: str = ''
+    in_paper: bool = False
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,22 @@ def memory_section(rows: Sequence[MemoryRow]) -> Section | None:
             ('part', '', 'float \u2192 quantized'), cells,
             words='bytes of each part before and after', total=True,
         ),
+        _as_in_papers(rows),
     )
     title = f'{size(before)} become {size(after)}: {less(before, after)}'
     return Section('memory', 'Memory', title, content)
+
+
+def _as_in_papers(rows: Sequence[MemoryRow]) -> Html | None:
+    chosen = [row for row in rows if row.in_paper]
+    if not chosen or len(chosen) == len(rows):
+        return None
+    before = sum(row.float_bytes for row in chosen)
+    after = sum(row.quantized_bytes for row in chosen)
+    return paragraph(
+        f'As papers count, the linear layers of backbone and action head alone: {size(before)} '
+        f'\u2192 {size(after)}, {less(before, after)}.'
+    )
 
 
 def _memory_cells(row: MemoryRow, most: int) -> list[Cell]:

@@ -20,6 +20,7 @@ from quantvla_ros.quantization.layerwise import LayerRecord
 from quantvla_ros.quantization.lockstep import LayerErrors
 from quantvla_ros.quantization.manifest import Manifest
 from quantvla_ros.quantization.matching import Corrections
+from quantvla_ros.quantization.memory import QUANTIZED_PARTS
 from quantvla_ros.quantization.recipe import Recipe
 from quantvla_ros.quantization.stored import DTYPES
 from quantvla_ros.report.calibration_data import (
@@ -234,6 +235,7 @@ def memory_rows(
             before.get(part, 0),
             after.get(part, 0),
             _share(overhead.get(part, 0), after.get(part, 0)),
+            part in {role.value for role in QUANTIZED_PARTS},
         )
         for part in roles if part in before or part in after
     )
