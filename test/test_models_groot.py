@@ -419,3 +419,19 @@ def test_the_exported_config_of_full_size_is_the_public_one():
         default = build_network({'model_type': 'gr00t_n1_5'})
     assert exported.config == default.config
     assert EAGLE['image'] != exported.config.vision.image
+
+
+def test_random_weights_are_of_their_seed_and_keep_activations_of_order_one(network):
+    state = dict(export.random_weights(tiny_config(), 0))
+    again = dict(export.random_weights(tiny_config(), 0))
+    assert all(torch.equal(state[name], again[name]) for name in state)
+    assert any(not torch.equal(t, state[n]) for n, t in export.random_weights(tiny_config(), 1))
+    # norms multiply by about one, and a robot's weights have the scale of their own inputs
+    assert state['backbone.eagle_model.language_model.model.norm.weight'].mean() > 0.9
+    assert state['action_head.vlln.weight'].mean() > 0.9
+    weight = state['action_head.action_encoder.W2.W']
+    assert weight.std().item() == pytest.approx(weight.shape[1] ** -0.5, rel=0.05)
+    features = network.backbone(*network.embed(tiny_inputs()))
+    assert 0.5 < features.square().mean().sqrt() < 2.0
+    velocity = network.flow(features, tiny_inputs()).velocity(0, tiny_noise())
+    assert 0.2 < velocity.square().mean().sqrt() < 5.0

@@ -303,19 +303,27 @@ def build_tokenizer(words: Iterable[str]) -> Any:
     return tokenizer
 
 
-def random_weights(config: Mapping[str, Any], seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Random weights of a config's network, one tensor at a time, the same for the same seed.
+def random_weights(
+    config: Mapping[str, Any], seed: int, device: str | torch.device = 'cpu'
+) -> Iterator[tuple[str, Tensor]]:
+    """Random weights of a config's network, one tensor at a time.
 
     Scaled so that activations stay of order one through the depth, with gates, biases and norm
     offsets unlike zero, so that every path of the network counts.
+
+    Args:
+        seed: the same gives the same weights, on the same kind of device.
+        device: where they are made; a GPU makes billions in a second.
+    Yields:
+        (name in our module tree, float32 tensor).
     """
     with torch.device('meta'):
         network = build_network(config)
     adaptive = (AdaptiveRMSNorm, AdaptiveLayerNorm)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     for name, empty in network.state_dict().items():
         path, _, kind = name.rpartition('.')
-        tensor = torch.randn(empty.shape, generator=generator)
+        tensor = torch.randn(empty.shape, generator=generator, device=device)
         module, parent = network.get_submodule(path), network.get_submodule(path.rpartition('.')[0])
         if tensor.ndim == 1 or kind == 'b':
             # These multiply by their weight, Gemma's norm by one plus it.
