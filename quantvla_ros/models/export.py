@@ -313,7 +313,7 @@ def random_weights(
 
     Args:
         seed: the same gives the same weights, on the same kind of device.
-        device: where they are made; a GPU makes billions in a second.
+        device: where they are made.
     Yields:
         (name in our module tree, float32 tensor).
     """
