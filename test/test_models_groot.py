@@ -15,6 +15,7 @@ from quantvla_ros.errors import CheckpointError
 from quantvla_ros.models import export, load_model
 from quantvla_ros.models.checkpoint import build_network
 from quantvla_ros.models.dit import AdaptiveLayerNorm
+from quantvla_ros.models.embodiment import distinct
 from quantvla_ros.models.groot_n15 import GrootInputs
 from quantvla_ros.models.network import integrate
 
@@ -119,6 +120,17 @@ def test_each_row_of_a_batch_is_computed_alone_with_its_own_embodiment(network):
         close(act(network, alone, noise[row : row + 1]), together[row : row + 1])
     other = replace(inputs, embodiment_id=(inputs.embodiment_id + 1) % 32)
     assert (act(network, other, noise) - together).abs().max() > 0.1
+
+
+def test_rows_of_one_embodiment_share_a_copy_of_its_weights(network):
+    # what one robot uses is 39 MB in full size, and calibration runs batches of one robot
+    inputs, noise = tiny_inputs(batch=3), tiny_noise(batch=3)
+    same = replace(inputs, embodiment_id=torch.full((3,), 7))
+    encoder = network.action_head.action_encoder
+    assert len(encoder.select(distinct(same.embodiment_id), network.times()).layer1.weight) == 1
+    assert len(encoder.select(distinct(inputs.embodiment_id), network.times()).layer1.weight) == 3
+    mixed = act(network, replace(inputs, embodiment_id=torch.tensor([7, 7, 8])), noise)
+    close(act(network, same, noise)[:2], mixed[:2])
 
 
 def test_left_padding_is_seen_by_no_word_but_by_the_action_head(network):

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Affine:
-    """The weights of one embodiment per row of a batch.
+    """The weights of one embodiment per row of a batch, or of one for all rows.
 
     Attributes:
-        weight: [B, in, out] float32.
-        bias: [B, 1, out] float32.
+        weight: [B or 1, in, out] float32.
+        bias: [B or 1, 1, out] float32.
     """
 
     weight: Tensor
@@ -31,7 +31,7 @@ class Affine:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, T, in] to [B, T, out] float32."""
-        return torch.baddbmm(self.bias, x.float(), self.weight)
+        return torch.baddbmm(self.bias, x.float(), self.weight.expand(len(x), -1, -1))
 
 
 class EmbodimentLinear(nn.Module):
@@ -43,7 +43,7 @@ class EmbodimentLinear(nn.Module):
         self.b = nn.Parameter(torch.zeros(embodiments, outputs))
 
     def select(self, embodiment: Tensor) -> Affine:
-        """The weights for [B] embodiments."""
+        """The weights for [B] embodiments, or for one that all rows share."""
         return Affine(self.W[embodiment].float(), self.b[embodiment].float()[:, None])
 
 
@@ -108,6 +108,13 @@ class SelectedActionEncoder:
     def __call__(self, step: int, actions: Tensor) -> Tensor:
         """[B, chunk, actions] noisy actions at a step to [B, chunk, width] float32."""
         return self.layer3(F.silu(self.layer2[step](self.layer1(actions))))
+
+
+def distinct(embodiment: Tensor) -> Tensor:
+    """[B] embodiments, or the one [1] that they all are: a copy of its weights is enough then."""
+    if len(embodiment) > 1 and bool((embodiment == embodiment[0]).all()):
+        return embodiment[:1]
+    return embodiment
 
 
 def sinusoids(times: Tensor, width: int) -> Tensor:

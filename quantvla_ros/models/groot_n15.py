@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from quantvla_ros.models.dit import DiT, FeatureTransformer, Modulation, TransformerConfig
-from quantvla_ros.models.embodiment import ActionEncoder, EmbodimentMLP
+from quantvla_ros.models.embodiment import ActionEncoder, EmbodimentMLP, distinct
 from quantvla_ros.models.folding import dit_block, feature_block, gated_block
 from quantvla_ros.models.layers import Container, PreparingModule
 from quantvla_ros.models.network import (
@@ -177,7 +177,7 @@ class GrootFlow:
 
     def __init__(self, model: GrootN15, features: Tensor, state: Tensor, robot: Tensor) -> None:
         """The features are the backbone's; `robot` is the embodiment."""
-        head, config = model.action_head, model.config
+        head, config, robot = model.action_head, model.config, distinct(robot)
         self.steps, self._step, self._chunk = config.steps, model.denoising_step, config.chunk
         self._step.index = 0  # layers that run once for all steps run in the first
         self._dit = head.model
