@@ -199,8 +199,7 @@ def depth(blocks: int) -> Scale:
 def _layer_table(layers: Sequence[LayerResult]) -> Html:
     rows = [
         [
-            Cell(breakable(layer.name), kind='name'),
-            Cell(f'{layer.part}, {layer.role}', kind='words'),
+            Cell(join(_place(layer), tag('small', layer.role)), kind='words'),
             Cell(str(layer.bits), layer.bits),
             Cell(f'{layer.shape[0]} \u00d7 {layer.shape[1]}', layer.shape[0] * layer.shape[1]),
             Cell(percent(layer.error.before if layer.error else None),
@@ -210,11 +209,12 @@ def _layer_table(layers: Sequence[LayerResult]) -> Html:
             Cell(number(layer.input_max), _key(layer.input_max)),
             Cell(number(layer.input_rms), _key(layer.input_rms)),
             Cell(number(layer.outlier_ratio), _key(layer.outlier_ratio)),
+            Cell(breakable(layer.name), kind='name'),
         ]
         for layer in layers
     ]
-    head = ('layer', 'what it is for', 'bits', 'out \u00d7 in', 'rounded', 'as stored',
-            'input max', 'input rms', 'outlier ratio')
+    head = ('layer', 'bits', 'out \u00d7 in', 'rounded', 'as stored', 'input max', 'input rms',
+            'outlier ratio', 'module')
     return folded(
         f'All {plural(len(layers), "layer")} in numbers (press a heading to sort)',
         table(head, rows, words='every quantized layer in numbers', sortable=True),
