@@ -229,17 +229,34 @@ def test_a_dead_band_spares_the_pass_that_would_follow():
 
 def test_the_clip_bounds_all_sweeps_together():
     student, teacher = pair(2)
-    shrink(student, alpha=[[0.25] * 4] * 2, beta=[0.25] * 2)
+    shrink(student, alpha=[[0.25] * 4] * 2, beta=[0.25] * 2, mlp=[0.25] * 2)
     found = match(
         student,
         teacher,
         head_samples(2),
         temperature=temperature(log_clip=0.3),
-        balance=balance(log_clip=0.2),
+        balance=balance(log_clip=0.2, mlp=True),
         estimation=estimation('parallel', sweeps=3),
     )
     assert found.alpha == ((pytest.approx(math.exp(0.3)),) * 4,) * 2
-    assert found.beta == (pytest.approx(math.exp(0.2)),) * 2
+    assert found.beta == found.beta_mlp == (pytest.approx(math.exp(0.2)),) * 2
+    layer = student.head_layers()[0]
+    expected = 0.25 * math.exp(0.2) * teacher.head_layers()[0].mlp.output_projection.weight
+    torch.testing.assert_close(layer.mlp.output_projection.weight, expected)
+
+
+def test_sweeps_add_up_for_mlps_too():
+    student, teacher = pair(1)
+    shrink(student, mlp=[0.8])
+    found = match(
+        student,
+        teacher,
+        head_samples(1),
+        temperature=temperature(False),
+        balance=balance(mlp=True, shrinkage=0.5),
+        estimation=estimation('parallel', sweeps=2),
+    )
+    assert math.log(found.beta_mlp[0]) / math.log(1.25) == pytest.approx(0.75, abs=1e-3)
 
 
 def test_shrinkage_goes_part_of_the_way_and_sweeps_go_on():
