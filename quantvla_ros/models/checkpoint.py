@@ -7,11 +7,12 @@ Knows file formats and key names; knows nothing of prompts, normalisation or qua
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +24,8 @@ from quantvla_ros.models.groot_n15 import DIT, FEATURES, GrootConfig, GrootN15
 from quantvla_ros.models.pi05 import GEMMA_2B, GEMMA_300M, PI05, GemmaConfig, PI05Config
 from quantvla_ros.models.qwen3 import Qwen3Config
 from quantvla_ros.models.siglip import VisionConfig
+
+Sizes = TypeVar('Sizes', PI05Config, GrootConfig)
 
 VARIANTS = {'gemma_2b': GEMMA_2B, 'gemma_300m': GEMMA_300M}
 
@@ -52,7 +55,8 @@ def read_config(directory: Path) -> dict[str, Any]:
             f'{path}: expected a checkpoint directory with a config.json, found none; '
             f'pass the directory that holds config.json and model.safetensors'
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    # ValueError: no JSON, or not UTF-8; RecursionError: nested without end.
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f'{path}: expected JSON, found {error}; fetch it again') from None
     if not isinstance(config, dict):
         raise CheckpointError(f'{path}: expected a JSON object, found {type(config).__name__}')
@@ -98,16 +102,18 @@ def pi05_config(config: Mapping[str, Any]) -> PI05Config:
             f'config.json: backbone and expert must agree in depth, heads and head size; '
             f'found {prefix} and {expert}'
         )
-    return PI05Config(
-        vision=vision,
-        prefix=prefix,
-        expert=expert,
-        vocabulary=vocabulary,
-        action_dim=config.get('max_action_dim', 32),
-        chunk=config.get('chunk_size', 50),
-        steps=config.get('num_inference_steps', 10),
-        min_period=config.get('min_period', 4e-3),
-        max_period=config.get('max_period', 4.0),
+    return _plausible(
+        PI05Config(
+            vision=vision,
+            prefix=prefix,
+            expert=expert,
+            vocabulary=vocabulary,
+            action_dim=config.get('max_action_dim', 32),
+            chunk=config.get('chunk_size', 50),
+            steps=config.get('num_inference_steps', 10),
+            min_period=config.get('min_period', 4e-3),
+            max_period=config.get('max_period', 4.0),
+        )
     )
 
 
@@ -164,24 +170,51 @@ def groot_config(config: Mapping[str, Any]) -> GrootConfig:
             f'and cross_attention_dim = that of vl_self_attention = width of the language model, '
             f'found {tokens} and {blocks.width}, {reads}, {features.width} and {language.width}'
         )
-    return GrootConfig(
-        vision=vision,
-        language=language,
-        vocabulary=eagle.get('vocab', sizes.vocabulary),
-        image_token=eagle.get('image_token_index', sizes.image_token),
-        features=features,
-        dit=blocks,
-        outputs=dit.get('output_dim', sizes.outputs),
-        hidden=head.get('hidden_size', sizes.hidden),
-        state_dim=head.get('max_state_dim', sizes.state_dim),
-        action_dim=head.get('action_dim', sizes.action_dim),
-        chunk=head.get('action_horizon', sizes.chunk),
-        steps=head.get('num_inference_timesteps', sizes.steps),
-        buckets=head.get('num_timestep_buckets', sizes.buckets),
-        future_tokens=head.get('num_target_vision_tokens', sizes.future_tokens),
-        positions=head.get('max_seq_len', sizes.positions),
-        embodiments=head.get('max_num_embodiments', sizes.embodiments),
+    return _plausible(
+        GrootConfig(
+            vision=vision,
+            language=language,
+            vocabulary=eagle.get('vocab', sizes.vocabulary),
+            image_token=eagle.get('image_token_index', sizes.image_token),
+            features=features,
+            dit=blocks,
+            outputs=dit.get('output_dim', sizes.outputs),
+            hidden=head.get('hidden_size', sizes.hidden),
+            state_dim=head.get('max_state_dim', sizes.state_dim),
+            action_dim=head.get('action_dim', sizes.action_dim),
+            chunk=head.get('action_horizon', sizes.chunk),
+            steps=head.get('num_inference_timesteps', sizes.steps),
+            buckets=head.get('num_timestep_buckets', sizes.buckets),
+            future_tokens=head.get('num_target_vision_tokens', sizes.future_tokens),
+            positions=head.get('max_seq_len', sizes.positions),
+            embodiments=head.get('max_num_embodiments', sizes.embodiments),
+        )
     )
+
+
+def _plausible(sizes: Sizes) -> Sizes:
+    """Refuse sizes that no network has, before hours or all memory go into building one.
+
+    Raises:
+        CheckpointError: the first of them.
+    """
+    for field in fields(sizes):
+        value = getattr(sizes, field.name)
+        if hasattr(value, '__dataclass_fields__'):
+            _plausible(value)
+            continue
+        if field.type in (float, 'float'):
+            good = isinstance(value, (int, float)) and 0.0 < value < math.inf
+            expected = 'a positive number'
+        else:
+            largest = 1000 if field.name in ('depth', 'steps') else 2**24
+            good = type(value) is int and 1 <= value <= largest
+            expected = f'a whole number from 1 to {largest}'
+        if not good:
+            raise CheckpointError(
+                f'config.json: {field.name}: expected {expected}, found {value!r}; fetch it again'
+            )
+    return sizes
 
 
 def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

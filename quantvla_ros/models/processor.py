@@ -142,13 +142,17 @@ class Processor:
 
 def _read_steps(path: Path) -> list[dict[str, Any]]:
     try:
-        return list(json.loads(path.read_text())['steps'])
+        steps = list(json.loads(path.read_text(encoding='utf-8'))['steps'])
+        if not all(isinstance(s, dict) and isinstance(s.get('config', {}), dict) for s in steps):
+            raise TypeError('steps: expected objects, each with an object as config')
+        return steps
     except FileNotFoundError:
         raise CheckpointError(
             f'{path}: expected the processor file of the checkpoint, found none; '
             f'fetch the whole repository, not only the weights'
         ) from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    # ValueError: no JSON, or not UTF-8; RecursionError: nested without end.
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(f'{path}: not a processor file ({error}); fetch it again') from None
 
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quantvla_ros.errors import ArtifactError, CalibrationError, QuantVLAError
+from quantvla_ros.kernels.reference import SMALLEST
 from quantvla_ros.models.checkpoint import FLOAT32_MODULES, build_network, read_config
 from quantvla_ros.models.pi05 import PI05
 from quantvla_ros.models.tokenizer import FILES as TOKENIZER_FILES
@@ -29,6 +30,7 @@ from quantvla_ros.quantization.stored import DTYPES, count, file_hash, tensor_ha
 
 __all__ = ['MANIFEST', 'Manifest', 'load_artifact', 'write_artifact']
 
+LARGEST_SCALE = 1e30
 LARGEST_HEADER = 100 * 2**20  # bytes; the format's own bound
 
 
@@ -115,7 +117,11 @@ def _empty_model(path: Path, manifest: Manifest) -> PI05:
         with torch.device('meta'):
             model = build_network(config)
             expected = place_empty_layers(model, recipe)
-    except (QuantVLAError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    # RuntimeError: torch's, for a size that is none; RecursionError among them.
+    except (
+        QuantVLAError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
+        RuntimeError,
+    ) as error:
         raise ArtifactError(f'{path / "config.json"}: not a network ({error})') from None
     if config.get('type') != manifest.model or model.config.chunk != manifest.chunk_size:
         raise ArtifactError(
@@ -238,9 +244,15 @@ def _check_values(file: Path, name: str, tensor: Tensor, expected: str) -> None:
         raise ArtifactError(
             f'{file}: {name}: expected finite numbers, found NaN or infinity; make it anew'
         )
-    if name.endswith(('.weight_scale', '.input_scale')) and not bool((tensor > 0).all()):
+    if not name.endswith(('.weight_scale', '.input_scale')):
+        return
+    low, high = float(tensor.min()), float(tensor.max())
+    # A static scale has a reciprocal; and what overflows would only be noticed in front of the arm.
+    smallest = SMALLEST if name.endswith('.input_scale') else 0.0
+    if not (low > 0.0 and low >= smallest and high <= LARGEST_SCALE):
         raise ArtifactError(
-            f'{file}: {name}: expected positive scales, found {float(tensor.min())}; make it anew'
+            f'{file}: {name}: expected positive scales from {smallest:g} to {LARGEST_SCALE:g}, '
+            f'found {low:g} to {high:g}; make it anew'
         )
 
 

@@ -185,6 +185,12 @@ class QuantizedLinear(nn.Module):
             unit = torch.eye(rotation.shape[-1], device=rotation.device)
             if not bool((rotation @ rotation.transpose(1, 2) - unit).abs().max() < 0.01):
                 return 'rotation: expected orthogonal blocks, found others'
+        if self.output_rotation is not None:
+            # Its rows carry the corrections that were folded in: only their directions are fixed.
+            rotation = nn.functional.normalize(self.output_rotation.float(), dim=-1)
+            unit = torch.eye(rotation.shape[-1], device=rotation.device)
+            if not bool((rotation @ rotation.transpose(1, 2) - unit).abs().max() < 0.01):
+                return 'output_rotation: expected orthogonal rows, found others'
         return None
 
     def input_basis(self) -> Tensor | None:

@@ -160,13 +160,20 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            found = 'a link' if path.is_symlink() else 'something else'
+            raise ArtifactError(f'{path}: expected a regular file, found {found}; copy it anew')
         size = path.stat().st_size
         if size > LARGEST_MANIFEST:
             raise ArtifactError(
                 f'{path}: expected at most {LARGEST_MANIFEST} bytes, found {size}; '
                 f'this is not a manifest'
             )
-        content = json.loads(path.read_text(encoding='utf-8'), parse_constant=_no_constant)
+        content = json.loads(
+            path.read_text(encoding='utf-8'),
+            parse_constant=_no_constant,
+            object_pairs_hook=_each_once,
+        )
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f'{path}: expected a quantized artifact, found no manifest; '
@@ -205,6 +212,15 @@ def _check_version(path: Path, content: Any) -> None:
 
 def _no_constant(text: str) -> float:
     raise ValueError(f'{text} is not JSON')
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers differ in which of two equal keys counts: what one checks, another would use."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise ValueError(f'the key {twice[:60]!r} is there twice')
+    return content
 
 
 def _fault(value: Any, schema: Any, place: str) -> str | None:
