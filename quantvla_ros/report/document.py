@@ -122,7 +122,8 @@ th:first-child,td:first-child,.words{text-align:left}
 td.words{white-space:normal;min-width:9em}
 td.name{white-space:normal;min-width:12em;text-align:left}
 .scroll tr>:first-child{position:sticky;left:0;background:var(--back)}
-@media(max-width:560px){td.name,td.words{min-width:7.5em}td.name{font-size:.75rem}}
+@media(max-width:560px){td.name,td.words{min-width:7.5em}td.name{font-size:.75rem}
+td.name:not(:first-child){white-space:nowrap}}
 td small{color:var(--soft);display:block;font-size:.8rem}
 th button{all:unset;cursor:pointer;color:inherit;text-decoration:underline dotted}
 th button:focus-visible{outline:2px solid var(--float)}
