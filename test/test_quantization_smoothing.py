@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Smoothing: scales that move outliers into weights, and a policy that stays what it was."""
 import dataclasses
-import math
 
 import pytest
 import torch
@@ -16,11 +15,11 @@ from quantvla_ros.models.layers import RMSNorm
 from quantvla_ros.models.network import Equalization
 from quantvla_ros.models.pi05 import PI05, ModelInputs, PI05Config
 from quantvla_ros.models.siglip import VisionConfig
+from quantvla_ros.quantization.gather import watch
 from quantvla_ros.quantization.smoothing import (
     LARGEST,
     channel_scale,
     equalize,
-    input_maxima,
     shifted_tensors,
 )
 
@@ -69,10 +68,21 @@ def act(model, x) -> torch.Tensor:
     return model.sample_actions(x.images, x.image_masks, x.tokens, x.token_mask, noise)
 
 
+def maxima_while(model, run):
+    """Largest inputs of every reader that runs."""
+    maxima = {}
+
+    def see(path, x):
+        largest = x.abs().flatten(0, -2).amax(0)
+        maxima[path] = torch.maximum(maxima[path], largest) if path in maxima else largest
+
+    with watch(model, readers(model), see):
+        run()
+    return maxima
+
+
 def maxima_of(model, x):
-    with input_maxima(model) as maxima:
-        act(model, x)
-    return dict(maxima)
+    return maxima_while(model, lambda: act(model, x))
 
 
 def readers(model):
@@ -103,8 +113,7 @@ def test_groot_stays_what_it_was(monkeypatch):
         if isinstance(norm, (nn.RMSNorm, nn.LayerNorm)) and norm.weight is not None:
             norm.weight.data[3] = 30.0
     before = act_groot(model, x, noise)
-    with input_maxima(model) as maxima:
-        act_groot(model, x, noise)
+    maxima = maxima_while(model, lambda: act_groot(model, x, noise))
     scales = equalize(model, maxima, 0.5, readers(model))
     assert set(scales) >= set(maxima)
     kinds = {point.kind for point in model.equalizations() if point.readers[0] in scales}
@@ -260,19 +269,3 @@ def test_a_layer_that_is_quantized_already_is_refused():
     model.get_submodule(f'{EXPERT}0.mlp').up_proj = nn.Identity()
     with pytest.raises(CalibrationError, match='smoothing comes before quantization'):
         equalize(model, maxima, 0.5, {f'{EXPERT}0.mlp.gate_proj'})
-
-
-def test_maxima_are_over_all_runs_and_nothing_is_left_watching():
-    model, x = policy(), inputs()
-    other = inputs()
-    other.images[0] *= 3.0
-    with input_maxima(model) as both:
-        act(model, x)
-        act(model, other)
-    for path, largest in both.items():
-        expected = torch.maximum(maxima_of(model, x)[path], maxima_of(model, other)[path])
-        assert torch.equal(largest, expected)
-    assert not any(module._forward_pre_hooks for module in model.modules())
-    with input_maxima(model, enabled=False) as none:
-        act(model, x)
-    assert none == {} and math.isfinite(LARGEST)

@@ -10,8 +10,7 @@ Source: SmoothQuant (arXiv 2211.10438); scales normalised and bounded here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -52,33 +51,6 @@ def channel_scale(inputs: Tensor, weights: Tensor, strength: float) -> Tensor:
     log[live] -= log[live].mean()
     bound = math.log(LARGEST)
     return log.clamp(-bound, bound).exp()
-
-
-@contextmanager
-def input_maxima(model: Network, *, enabled: bool = True) -> Iterator[dict[str, Tensor]]:
-    """The largest inputs of every layer that a scale could be folded into, while the block runs.
-
-    Args:
-        model: float.
-        enabled: False watches nothing and gives an empty dict.
-    Yields:
-        By path of a layer that has run, [K] float32 largest |x| by channel.
-    """
-    maxima: dict[str, Tensor] = {}
-
-    def hook(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            largest = inputs[0].detach().abs().flatten(0, -2).amax(0).float()
-            maxima[path] = torch.maximum(maxima[path], largest) if path in maxima else largest
-
-        return see
-
-    with ExitStack() as undo:
-        for path in {path for point in model.equalizations() for path in point.readers}:
-            if enabled:
-                module = cast(nn.Module, model).get_submodule(path)
-                undo.callback(module.register_forward_pre_hook(hook(path)).remove)
-        yield maxima
 
 
 @torch.no_grad()
