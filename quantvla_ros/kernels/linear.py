@@ -62,10 +62,11 @@ def int8_linear(
         BackendError: the backend is not there on x's device, or the shapes or dtypes do not fit.
     """
     _check_matrix('weight_q', weight_q, torch.int8)
-    _check(x, *weight_q.shape, {'weight_q': weight_q}, weight_scale, bias, rows)
+    outputs, columns = weight_q.shape
+    _check(x, outputs, columns, {'weight_q': weight_q}, weight_scale, bias, rows)
     module = _module(backend, x.device)
-    flat = x.reshape(-1, x.shape[-1])
-    shape = (*x.shape[:-1], weight_q.shape[0])
+    flat = x.reshape(-1, columns)
+    shape = (*x.shape[:-1], outputs)
     if flat.shape[0] == 0:
         return x.new_empty(shape)
     q, scale = module.quantize_rows(flat, rows)

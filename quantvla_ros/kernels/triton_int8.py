@@ -12,6 +12,8 @@ import functools
 import importlib.util
 import math
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +64,7 @@ def quantize_rows(
     scale = torch.empty(count, dtype=torch.float32, device=x.device)
     order = scale if rows.permutation is None else rows.permutation.contiguous()
     step = scale if rows.scale is None else rows.scale
-    options = {
+    options: dict[str, Any] = {
         'PERMUTED': rows.permutation is not None,
         'STATIC': rows.scale is not None,
         'SPLIT': split,
@@ -97,7 +99,7 @@ def _rotate(
     step: Tensor,
     q: Tensor,
     scale: Tensor,
-    options: dict[str, object],
+    options: Mapping[str, Any],
 ) -> None:
     """Launch the kernels that rotate: one where a row with one R fits into a program, else two."""
     from quantvla_ros.kernels import triton_rows
