@@ -11,7 +11,7 @@ import pytest
 from quantization_samples import COMMANDS, contract, write_bag
 from rosbags.rosbag2 import Writer
 
-from quantvla_ros.cli.calibration_data import read_frames
+from quantvla_ros.cli.calibration_data import read_frames, report_coverage
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.contract.load import load_contract
 from quantvla_ros.errors import BagError, CalibrationError
@@ -140,6 +140,29 @@ def test_broken_messages_are_counted_by_topic_and_reason(tmp_path):
     assert 'broken' not in kinds(frames)  # 12 of 242 is 5 %
     assert any('6 messages of /joint_states' in line for line in frames.coverage.summary())
     json.dumps(frames.coverage.content())
+
+
+def test_the_report_shows_what_was_used_and_what_was_left_out(tmp_path):
+    bag = broken_bag(tmp_path / 'broken', 10)
+    frames, _ = read(bag, shutil.copytree(bag, tmp_path / 'copy'))
+    shown = report_coverage(frames)
+    assert sum(group.used for group in shown.episodes) == 24
+    assert sum(group.used for group in shown.phases) == 24
+    counts = {(entry.topic, entry.reason[:10]): entry.count for entry in shown.left_out}
+    assert counts['/joint_states', 'its bytes '] == 6
+    assert counts['copy', 'the whole '] == 1
+    assert shown.bags == frames.bags and any('1 bag left out' in line for line in shown.warnings)
+
+
+def test_a_held_out_frame_tells_where_it_comes_from(bag):
+    frames, _ = read(bag)
+    assert len(frames.origins) == len(frames.held_out) == 4
+    for origin, observation in zip(frames.origins, frames.held_out, strict=True):
+        # the second episode begins 3 s after the end of the first, with another command
+        place = COMMANDS.index(observation.instruction)
+        assert origin.episode == f'bag/{place}'
+        began = 1_760_000_000 * 10**9 + 50_000_000 + place * (30 * 50_000_000 + 3 * 10**9)
+        assert origin.time == pytest.approx((observation.stamp - began) / 1e9)
 
 
 def test_mostly_broken_is_told_and_too_few_is_fatal_with_all_counts(tmp_path):

@@ -13,13 +13,28 @@ from quantvla_ros.cli.frames import READING, Reading, frames_of
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.errors import CalibrationError
+from quantvla_ros.observation.messages import NS_PER_S
 from quantvla_ros.observation.types import Observation
 from quantvla_ros.quantization.coverage import Coverage, covered
 from quantvla_ros.quantization.phases import ConstantFrames, Phases
 from quantvla_ros.quantization.recipe import Sampling
 from quantvla_ros.quantization.sampling import BalancedSample
+from quantvla_ros.report import calibration_data as report
 
-__all__ = ['READING', 'Frames', 'read_frames']
+__all__ = ['READING', 'Frames', 'Origin', 'read_frames', 'report_coverage']
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an observation comes from.
+
+    Attributes:
+        episode: bag and number.
+        time: s since the episode's first frame.
+    """
+
+    episode: str
+    time: float
 
 
 @dataclass(frozen=True)
@@ -28,12 +43,14 @@ class Frames:
 
     Attributes:
         observations, held_out: for the statistics and for the reported error.
+        origins: where each held-out observation comes from.
         coverage: what they cover, what was left out and why.
         bags: hash of each bag by name.
     """
 
     observations: list[Observation]
     held_out: list[Observation]
+    origins: list[Origin]
     coverage: Coverage
     bags: dict[str, str]
 
@@ -67,18 +84,22 @@ def read_frames(
         BagError: a path leads nowhere, or no bag gives an observation.
     """
     size = wanted.samples + wanted.held_out
-    sample: BalancedSample[Observation] = BalancedSample(size, seed)
+    sample: BalancedSample[tuple[Observation, Origin]] = BalancedSample(size, seed)
     constant: Counter[tuple[str, str, str]] = Counter()
     reading = Reading()
     phases, is_constant = Phases(contract), ConstantFrames(contract)
+    episode, began = '', 0
     for _, frame in frames_of(bags, contract, progress, namespace=namespace, reading=reading):
         observation = frame.observation
+        if frame.episode != episode:
+            episode, began = frame.episode, observation.stamp
         phase = phases(frame.episode, observation, frame.action)
         group = (observation.instruction, frame.episode, str(phase))
         if is_constant(frame.episode, observation):
             constant[group] += 1
         else:
-            sample.add(group, observation)
+            origin = Origin(episode, (observation.stamp - began) / NS_PER_S)
+            sample.add(group, (observation, origin))
     drawn = sample.draw()
     coverage = covered(
         size,
@@ -93,10 +114,36 @@ def read_frames(
     if len(drawn) - held_out < wanted.minimum:
         raise CalibrationError(_too_few(wanted.minimum, held_out, coverage))
     return Frames(
-        observations=[observation for _, observation in drawn[held_out:]],
-        held_out=[observation for _, observation in drawn[:held_out]],
+        observations=[observation for _, (observation, _) in drawn[held_out:]],
+        held_out=[observation for _, (observation, _) in drawn[:held_out]],
+        origins=[origin for _, (_, origin) in drawn[:held_out]],
         coverage=coverage,
         bags=reading.hashes,
+    )
+
+
+def report_coverage(frames: Frames) -> report.Coverage:
+    """The account as the report shows it."""
+    coverage = frames.coverage
+    readings = coverage.readings
+    sums: Counter[tuple[str, str]] = Counter()
+    for loss in readings.broken:
+        sums[loss.topic, loss.reason] += loss.count
+    for loss in readings.refused:
+        sums[loss.topic, f'no observation: {loss.reason}'] += loss.count
+    if coverage.constant:
+        sums['frames', 'constant: they repeat the one before them'] = coverage.constant
+    for bag, reason in readings.bags_left_out.items():
+        sums[bag, f'the whole bag: {reason}'] = 1
+    return report.Coverage(
+        episodes=tuple(report.EpisodeGroup(**entry) for entry in frames.account),
+        phases=tuple(
+            report.Group(name, found, used)
+            for (name,), (found, _, used) in coverage.by('phase').items()
+        ),
+        left_out=tuple(report.LeftOut(*key, count) for key, count in sums.items()),
+        warnings=tuple(caution.text for caution in coverage.cautions()),
+        bags=frames.bags,
     )
 
 
