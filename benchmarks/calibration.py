@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import platform
 import resource
@@ -72,15 +73,21 @@ class RandomInputs:
         )
 
 
+@functools.lru_cache(maxsize=1)
+def stored_weights(kind: str, seed: int, device: str) -> dict[str, torch.Tensor]:
+    """Random weights on the host, in bfloat16 as a checkpoint stores them."""
+    weights = random_weights({'type': kind}, seed, device=device)
+    return {name: tensor.to(torch.bfloat16).cpu() for name, tensor in weights}
+
+
 def random_network(kind: str, device: torch.device, seed: int) -> Any:
-    """A full-size network with random weights, as a checkpoint in bfloat16 would give it."""
-    config = {'type': kind}
+    """A full-size network, loaded as a checkpoint would be."""
     with torch.device('meta'):
-        model = build_network(config)
+        model = build_network({'type': kind})
     state = {}
-    for name, tensor in random_weights(config, seed):
+    for name, tensor in stored_weights(kind, seed, str(device)).items():
         dtype = torch.float32 if name.startswith(FLOAT32_MODULES) else torch.bfloat16
-        state[name] = tensor.to(device=device, dtype=torch.bfloat16).to(dtype)
+        state[name] = tensor.to(device=device, dtype=dtype, copy=True)
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -103,6 +110,8 @@ def measure(kind: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, An
         now = time.perf_counter()
         stages[stage] = stages.get(stage, 0.0) + now - last
         last = now
+        if done == total:
+            print(f'{kind} {recipe.name}: {stage} {stages[stage]:.0f} s', flush=True)
 
     began = time.perf_counter()
     found = calibrate(

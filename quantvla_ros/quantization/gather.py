@@ -131,6 +131,7 @@ class Gatherer:
         Raises:
             CalibrationError: a NaN or an infinity.
         """
+        exact = x.dtype == torch.bfloat16
         x = x.reshape(-1, x.shape[-1]).float()
         largest = x.abs().amax(0)
         if not torch.isfinite(largest).all():
@@ -144,10 +145,11 @@ class Gatherer:
             zeros = x.new_zeros(width, width)
             cross = x.new_zeros(width, width) if self.cross else None
             sums = self._sums = _Sums(zeros, cross, largest)
-        sums.moments.addmm_(x.t(), x)
-        if sums.cross is not None:
-            assert reference is not None
-            sums.cross.addmm_(reference.reshape(-1, x.shape[1]).float().t(), x)
+        with _fast_products(exact):
+            sums.moments.addmm_(x.t(), x)
+            if sums.cross is not None:
+                assert reference is not None
+                sums.cross.addmm_(reference.reshape(-1, x.shape[1]).float().t(), x)
         torch.maximum(sums.largest, largest, out=sums.largest)
         sums.rows += len(x)
         for name, basis in self._bases.items():
@@ -168,6 +170,17 @@ class Gatherer:
             largest=sums.largest,
             step_size=None if sizes is None else torch.tensor([sizes[k] for k in sorted(sizes)]),
         )
+
+
+@contextmanager
+def _fast_products(exact: bool) -> Iterator[None]:
+    """Let float32 products run in TF32, where that loses nothing: bfloat16 inputs fit in it."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = before or exact
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _percentile(magnitudes: Tensor, percentile: float) -> float:

@@ -30,21 +30,24 @@ def round_with_feedback(weight: Tensor, grid: Grid, moments: Tensor, damping: fl
     """
     order = moments.diagonal().argsort(descending=True, stable=True)
     factor = _inverse_factor(moments[order][:, order], damping)
-    steps = grid.steps(weight.shape[1]).expand_as(weight)[:, order].contiguous()
-    left = weight[:, order].clone()
+    # Columns as rows: what the loop reads and writes lies together.
+    steps = grid.steps(weight.shape[1]).expand_as(weight)[:, order].t().contiguous()
+    left = weight[:, order].t().contiguous()
+    inverse, low, high = 1.0 / steps, *grid.range
+    pivots = (1.0 / factor.diagonal()).tolist()
     rounded = torch.empty_like(left)
-    for start in range(0, left.shape[1], _COLUMNS):
-        end = min(start + _COLUMNS, left.shape[1])
-        errors = torch.empty_like(left[:, start:end])
+    for start in range(0, len(left), _COLUMNS):
+        end = min(start + _COLUMNS, len(left))
+        errors = torch.empty_like(left[start:end])
         for column in range(start, end):
-            step = steps[:, column, None]
-            q = grid.round(left[:, column, None], step)
-            rounded[:, column] = q[:, 0]
-            error = (left[:, column] - (q * step)[:, 0]) / factor[column, column]
-            left[:, column:end].addr_(error, factor[column, column:end], alpha=-1)
-            errors[:, column - start] = error
-        left[:, end:].addmm_(errors, factor[start:end, end:], alpha=-1)
-    return rounded[:, order.argsort()]
+            q = rounded[column]
+            torch.mul(left[column], inverse[column], out=q).round_().clamp_(low, high)
+            error = errors[column - start]
+            torch.addcmul(left[column], q, steps[column], value=-1, out=error)
+            error.mul_(pivots[column])
+            left[column + 1 : end].addr_(factor[column, column + 1 : end], error, alpha=-1)
+        left[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
+    return rounded[order.argsort()].t().contiguous()
 
 
 def match_target(weight: Tensor, cross: Tensor, moments: Tensor, damping: float) -> Tensor:

@@ -4,8 +4,8 @@
 it give.
 
 Knows networks, recipes and batches; knows nothing of bags, files or corrections (see `matching`).
-Beside the model itself, the device holds one batch, a float copy of the block in work (of the whole
-head, for the head) and the second moments of one tensor.
+Beside the model itself, the device holds one batch (all of them, where there is room), a float copy
+of the block in work (of the whole head, for the head) and the second moments of one tensor.
 """
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Quantizer:
         """Quantize what the layout has of vision tower and projector, all at once.
 
         Returns:
-            The embeddings of the batches, on the host.
+            The embeddings of the batches.
         """
         names = self._of(VISION)
         if not names:
@@ -97,7 +97,10 @@ class Quantizer:
         for gatherer in gatherers:
             self._replace(gatherer)
         self._rest(names)
-        return [model.embed(to_device(b.inputs, self.device))[0].cpu() for b in batches]
+        return [
+            self._home(model.embed(to_device(batch.inputs, self.device))[0], run)
+            for batch, run in zip(batches, runs, strict=True)
+        ]
 
     @torch.no_grad()
     def backbone(
@@ -110,15 +113,15 @@ class Quantizer:
         Args:
             embeddings: of the quantized policy; runs: of the float one.
         Returns:
-            The contexts that the quantized backbone makes, on the host.
+            The contexts that the quantized backbone makes.
         """
         stack, names = self.model.backbone, self._of(BACKBONE)
         states = [
-            self._host(stack.start(*to_device((x, run.valid), self.device)))
+            self._home(stack.start(*to_device((x, run.valid), self.device)), run)
             for x, run in zip(embeddings, runs, strict=True)
         ]
         floats = [
-            self._host(stack.start(*to_device((run.embedding, run.valid), self.device)))
+            self._home(stack.start(*to_device((run.embedding, run.valid), self.device)), run)
             for run in runs
         ]
         points = [p.projection for p in self.model.interface() if p.side == 'output']
@@ -155,11 +158,14 @@ class Quantizer:
                 if point.startswith(prefix):
                     self._balance(point, index, block, twin, prefix, states, floats)
             for number, state in enumerate(states):
-                states[number] = self._host(self._step(index, block, state))
+                states[number] = self._home(self._step(index, block, state), runs[number])
             if twin is not None:
                 for number, state in enumerate(floats):
-                    floats[number] = self._host(self._step(index, twin, state))
-        return [self._host(stack.finish(to_device(state, self.device))) for state in states]
+                    floats[number] = self._home(self._step(index, twin, state), runs[number])
+        return [
+            self._home(stack.finish(to_device(state, self.device)), run)
+            for state, run in zip(states, runs, strict=True)
+        ]
 
     @torch.no_grad()
     def head(
@@ -207,11 +213,12 @@ class Quantizer:
     def _of(self, roles: Sequence[Role]) -> list[str]:
         return [name for name in self.names if self._places[name].role in roles]
 
-    def _host(self, state: Any) -> Any:
-        return to_device(state, 'cpu')
+    def _home(self, state: Any, run: FloatRun) -> Any:
+        """To where the float runs are kept."""
+        return to_device(state, run.path.device)
 
     def _step(self, index: int, block: nn.Module, state: Any) -> Any:
-        """One block (the network's own or a float copy in its place) on a state from the host."""
+        """One block (the network's own or a float copy in its place) on a state."""
         layers = self.model.backbone.layers
         kept = layers[index]
         layers[index] = block

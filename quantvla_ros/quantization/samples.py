@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Observations as a network sees them, in batches, and what the float policy makes of them.
 
-Knows a network and a processor; knows nothing of recipes or of bags. What is kept of a run lies on
-the host, so that only one batch is on the device.
+Knows a network and a processor; knows nothing of recipes or of bags. What is kept of a run lies
+where there is room: on the device, or on the host, so that only one batch is on the device.
 """
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from quantvla_ros.models.network import Network, integrate
 from quantvla_ros.observation.types import Observation
 from quantvla_ros.quantization.tree import to_device
 
-_TOKENS = 4096  # of the backbone in one batch: bounds what a layer needs beside its weights
+_TOKENS = 8192  # of the backbone in one batch: bounds what a layer needs beside its weights
 _LARGEST_BATCH = 16
+_HOME_SHARE = 0.4  # of the device's free memory that may hold what is kept
 
 
 class Processor(Protocol):
@@ -48,7 +49,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class FloatRun:
-    """What the float policy made of a batch, on the host.
+    """What the float policy made of a batch.
 
     Attributes:
         embedding, valid: [B, T, width] and [B, T].
@@ -101,15 +102,31 @@ def run_float(
     model: Network, batches: Sequence[Batch], device: torch.device, done: Callable[[int], None]
 ) -> list[FloatRun]:
     """Run the policy as it is; `done` is called with the observations of each batch."""
-    runs = []
+    runs: list[FloatRun] = []
+    home = torch.device('cpu')
     for batch in batches:
         inputs = to_device(batch.inputs, device)
         embedding, valid = model.embed(inputs)
         context = encode(model, embedding, valid)
         path = run_head(model, context, inputs, batch.noise.to(device))
-        runs.append(to_device(FloatRun(embedding, valid, context, path), 'cpu'))
+        run = FloatRun(embedding, valid, context, path)
+        if not runs:
+            home = home_for(run, len(batches), device)
+        runs.append(to_device(run, home))
         done(len(batch.numbers))
     return runs
+
+
+def home_for(run: FloatRun, batches: int, device: torch.device) -> torch.device:
+    """Where what is kept of all batches should lie: on the device if that is a small part of it.
+
+    Three times a run: the float policy's, the quantized one's, and what both are made of.
+    """
+    if device.type != 'cuda':
+        return torch.device('cpu')
+    size = sum(t.numel() * t.element_size() for t in _tensors(run)) * batches * 3
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if size < _HOME_SHARE * free else torch.device('cpu')
 
 
 def encode(model: Network, embedding: Tensor, valid: Tensor) -> Any:
@@ -140,7 +157,7 @@ def run_head(model: Network, context: Any, inputs: Any, noise: Tensor) -> Tensor
 def _tensors(inputs: Any) -> list[Tensor]:
     if isinstance(inputs, Tensor):
         return [inputs]
-    if is_dataclass(inputs):
+    if is_dataclass(inputs) and not isinstance(inputs, type):
         return [t for field in fields(inputs) for t in _tensors(getattr(inputs, field.name))]
     return [tensor for item in inputs for tensor in _tensors(item)]
 

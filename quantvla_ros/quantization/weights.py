@@ -43,6 +43,11 @@ class Grid:
     scale: Tensor
     multiplier: Tensor | None = None
 
+    @property
+    def range(self) -> tuple[int, int]:
+        """The smallest and the largest integer."""
+        return _RANGES[self.bits]
+
     def steps(self, columns: int) -> Tensor:
         """[N, columns] float32 (or [N, 1] without groups): the distance of neighbouring numbers."""
         scale = self.scale[:, None]
@@ -53,7 +58,7 @@ class Grid:
 
     def round(self, weight: Tensor, steps: Tensor | None = None) -> Tensor:
         """[N, K] to the nearest numbers of the grid, as float32 integers."""
-        low, high = _RANGES[self.bits]
+        low, high = self.range
         steps = self.steps(weight.shape[1]) if steps is None else steps
         return (weight / steps).round_().clamp_(low, high)
 
