@@ -8,10 +8,9 @@ from typing import Any
 
 from ablation_work import CHANCE, CORRECTIONS, FLOAT, Cell, Work
 
-from quantvla_ros.cli.evaluate_tabletop import Outcome, success_table
+from quantvla_ros.cli.evaluate_tabletop import Outcome, compare, success_table
 from quantvla_ros.contract.load import load_contract
 from quantvla_ros.report.compare import ratio
-from quantvla_ros.report.paired import paired
 
 Outcomes = Mapping[int, Outcome]
 
@@ -100,7 +99,7 @@ def _pairs(first: Outcomes, second: Outcomes) -> dict[str, Any] | None:
     common = sorted(first.keys() & second.keys())
     if not common:
         return None
-    return paired(*({seed: run[seed].success for seed in common} for run in (first, second)))
+    return compare(*([run[seed] for seed in common] for run in (first, second)))
 
 
 def page(work: Work, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +151,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     header = [
         'recipe', 'corrections', 'numbers set', 'relative error (95 %)', 'times that of none',
         'cosine', 'gripper flips', f'success of {found["seeds"]}', 'only it : only float', 'p',
-        'difference in points (95 %)',
+        'difference in points (95 %)', 'periods later (95 %)',
     ]
     lines: list[Sequence[str]] = [
         header,
@@ -194,15 +193,19 @@ def _open_cells(row: Mapping[str, Any]) -> list[str]:
 
 def _closed_cells(row: Mapping[str, Any] | None) -> list[str]:
     if row is None:
-        return ['-'] * 4
+        return ['-'] * 5
     share = f'{row["done"]} ({100 * row["done"] / row["of"]:.1f} %)'
     pairs = row.get('against_float')
     if pairs is None:
-        return [share, '', '', '']
+        return [share, '', '', '', '']
     low, high = pairs['difference_95']
+    later = '-'
+    if pairs['later_95']:
+        later = '{:+.2f} ({:+.2f} to {:+.2f})'.format(pairs['later'], *pairs['later_95'])
     return [
         share,
         f'{pairs["only_first"]} : {pairs["only_second"]}',
         f'{pairs["p"]:.2g}',
         f'{100 * pairs["difference"]:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})',
+        later,
     ]

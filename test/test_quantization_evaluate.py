@@ -318,6 +318,7 @@ def test_policies_are_paired_scene_by_scene(monkeypatch, tmp_path, capsys):
     a, b = found['comparisons']
     assert (a['both'], a['only_first'], a['only_second'], a['neither']) == (1, 1, 2, 1)
     assert (a['seeds_only_first'], a['seeds_only_second']) == ([1], [2, 3])
+    assert (a['later'], a['later_95']) == (0.0, None)
     assert (b['both'], b['only_first'], b['only_second'], b['neither']) == (3, 1, 0, 1)
     assert 'McNemar' in capsys.readouterr().out
 

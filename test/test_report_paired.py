@@ -6,7 +6,13 @@ import math
 
 import pytest
 
-from quantvla_ros.report.paired import difference_interval, mcnemar, paired, wilson
+from quantvla_ros.report.paired import (
+    difference_interval,
+    mcnemar,
+    mean_difference,
+    paired,
+    wilson,
+)
 
 
 def test_the_four_outcomes_of_a_pair_are_told_apart():
@@ -81,3 +87,12 @@ def test_the_interval_covers_as_often_as_it_says():
             low, high = difference_interval(first, second, total)
             covered += chance * (low <= p_first - p_second <= high)
         assert covered > 0.93
+
+
+def test_later_counts_the_scenes_that_both_did():
+    first = dict.fromkeys(range(10), 30.0) | {20: 500.0}
+    second = {seed: 28.0 + seed % 2 for seed in range(10)} | {21: 500.0}
+    later, (low, high) = mean_difference(first, second)
+    assert later == pytest.approx(1.5) and 1.0 <= low < 1.5 < high <= 2.0
+    assert mean_difference({0: 3.0}, {0: 1.0}) == (2.0, None)
+    assert mean_difference({0: 3.0}, {1: 1.0}) is None

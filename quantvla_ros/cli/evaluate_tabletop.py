@@ -24,7 +24,7 @@ from quantvla_ros.cli.evaluation import Evaluation, labels, policy_paths
 from quantvla_ros.cli.fit import check_policy_fit
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.errors import CheckpointError
-from quantvla_ros.report.paired import paired, wilson
+from quantvla_ros.report.paired import mean_difference, paired, wilson
 
 if TYPE_CHECKING:
     from quantvla_ros.engine.policy import Policy
@@ -290,14 +290,26 @@ def _evaluation(
         'comparisons': [],
     }
     if args.against is not None:
-        success = [
-            {outcome.seed: outcome.success for outcome in outcomes[path, False]} for path in paths
-        ]
         content['comparisons'] = [
-            {'policy': label, **paired(own, success[-1])}
-            for label, own in zip(names[:-1], success[:-1], strict=True)
+            {'policy': label, **compare(outcomes[path, False], outcomes[paths[-1], False])}
+            for label, path in zip(names[:-1], paths[:-1], strict=True)
         ]
     return Evaluation(closed_loop_text(content), {'tabletop': content})
+
+
+def compare(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Any]:
+    """Two policies on the same scenes: `paired`, and how much later the first one is done.
+
+    `later` is in control periods, over the scenes that both did.
+    """
+    success = ({outcome.seed: outcome.success for outcome in run} for run in (first, second))
+    steps = ({o.seed: float(o.steps) for o in run if o.success} for run in (first, second))
+    later = mean_difference(*steps)
+    return {
+        **paired(*success),
+        'later': later and later[0],
+        'later_95': later and later[1],
+    }
 
 
 def success_table(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:

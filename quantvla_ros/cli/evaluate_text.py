@@ -121,10 +121,10 @@ def closed_loop_text(found: Mapping[str, Any]) -> str:
     if found['comparisons']:
         parts += [
             f'\nscene by scene against {found["against"]} (McNemar exact p; difference of success '
-            f'in points with 95 %)',
+            f'in points with 95 %; how much later it is done where both are)',
             table(
                 ['', 'both', 'only it', f'only {found["against"]}', 'neither', 'p', 'difference',
-                 '95 %'],
+                 '95 %', 'later', '95 %'],
                 [
                     [
                         c['policy'],
@@ -132,9 +132,20 @@ def closed_loop_text(found: Mapping[str, Any]) -> str:
                         f'{c["p"]:.3g}',
                         f'{100 * c["difference"]:+.1f}',
                         f'{100 * c["difference_95"][0]:+.1f} to {100 * c["difference_95"][1]:+.1f}',
+                        *_later(c, period),
                     ]
                     for c in found['comparisons']
                 ],
             ),
         ]
     return '\n'.join(parts)
+
+
+def _later(comparison: Mapping[str, Any], period: float) -> tuple[str, str]:
+    later, interval = comparison['later'], comparison['later_95']
+    if later is None:
+        return '-', '-'
+    shown = f'{later * period:+.3f} s'
+    if interval is None:
+        return shown, '-'
+    return shown, f'{interval[0] * period:+.3f} to {interval[1] * period:+.3f}'

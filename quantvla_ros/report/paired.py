@@ -1,6 +1,6 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Success and failure on the same scenes: what two policies' outcomes tell.
+"""Success, failure and time on the same scenes: what two policies' outcomes tell.
 
 Knows counts; knows nothing of simulators or policies. Sources: the interval of one proportion is
 Wilson's (J. Amer. Statist. Assoc. 22, 1927); the test McNemar's, exact (Psychometrika 12, 1947);
@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 Z95 = 1.959963984540054
 
@@ -45,6 +47,25 @@ def paired(first: Mapping[int, bool], second: Mapping[int, bool]) -> dict[str, A
         'seeds_only_first': only_first,
         'seeds_only_second': only_second,
     }
+
+
+def mean_difference(
+    first: Mapping[int, float], second: Mapping[int, float]
+) -> tuple[float, tuple[float, float] | None] | None:
+    """Mean of first minus second over the scenes that both have, with a bootstrap's 95 % interval.
+
+    For the time to success, which shows a difference long before a scene is lost. None without a
+    common scene; no interval with fewer than five.
+    """
+    common = sorted(first.keys() & second.keys())
+    if not common:
+        return None
+    apart = np.array([first[seed] - second[seed] for seed in common], float)
+    if len(apart) < 5:
+        return float(apart.mean()), None
+    drawn = np.random.default_rng(0).integers(len(apart), size=(2000, len(apart)))
+    low, high = np.percentile(apart[drawn].mean(axis=1), (2.5, 97.5))
+    return float(apart.mean()), (float(low), float(high))
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
