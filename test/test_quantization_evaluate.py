@@ -276,6 +276,15 @@ def test_noise_belongs_to_a_world_and_an_inference(expert):
     assert expert[alone] == [expert[0][2]]
 
 
+def test_another_seed_is_other_noise(expert, checkpoint):
+    # torch's generator takes 32 bits: what lies above them is the same noise again
+    policy = load_policy(checkpoint)
+    for noise in (0, 1):
+        evaluate_tabletop.run_batch(batch(seeds=(3,), noise=noise, steps=1))
+    (first,), (second,) = expert
+    assert not np.array_equal(policy.noise(first), policy.noise(second))
+
+
 def test_the_number_of_processes_does_not_change_the_outcome(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate_tabletop, 'BATCH', 2)
     found = []

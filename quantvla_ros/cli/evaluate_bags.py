@@ -20,7 +20,7 @@ import numpy as np
 
 from quantvla_ros.cli.evaluate_report import worst_frames
 from quantvla_ros.cli.evaluate_text import open_loop_text
-from quantvla_ros.cli.evaluation import Evaluation, labels, policy_paths
+from quantvla_ros.cli.evaluation import Evaluation, labels, noise_seed, policy_paths
 from quantvla_ros.cli.fit import check_policy_fit
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.contract.types import ActionKind, ActionPart, Contract
@@ -250,7 +250,7 @@ class Runner:
         traces = []
         for index in range(part.first, part.first + part.count):
             sample = self.samples[index]
-            made = trace(policy, sample.observation, seed=self._seed * 1_000_000 + index)
+            made = trace(policy, sample.observation, seed=noise_seed(self._seed, index))
             if not np.isfinite(made.states).all():
                 raise QuantVLAError(
                     f'{part.path}: expected numbers, found a chunk with NaN or infinity on '

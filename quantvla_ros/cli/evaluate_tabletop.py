@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantvla_ros.cli.evaluate_text import closed_loop_text
-from quantvla_ros.cli.evaluation import Evaluation, labels, policy_paths
+from quantvla_ros.cli.evaluation import Evaluation, labels, noise_seed, policy_paths
 from quantvla_ros.cli.fit import check_policy_fit
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.errors import CheckpointError
@@ -238,7 +238,7 @@ class _Act:
             if not world.succeeded(task)
         ]
         assert len(active) == len(words)
-        seeds = [(self.batch.noise << 40) + (seed << 12) + self.calls for seed in active]
+        seeds = [noise_seed(self.batch.noise, seed, self.calls) for seed in active]
         self.calls += 1
         observations = [
             Observation(
