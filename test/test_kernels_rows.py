@@ -70,12 +70,10 @@ def test_rows_become_the_integers_of_the_definition(backend, chosen):
     x, rows = make_rows(chosen)
     q, scale = MODULES[backend].quantize_rows(x, rows)
     q64, scale64 = reference.quantize_rows(x, rows)
-    assert scale.dtype == torch.float32 and q.dtype == torch.int8
+    assert scale.dtype == torch.float32 and q.dtype == q64.dtype == torch.int8
     torch.testing.assert_close(scale.double(), scale64, rtol=1e-5, atol=0.0)
     assert q.abs().max() <= rows.largest
-    # float32 rounds the other way only near the edge between two integers
-    differs = q != q64
-    assert (q.int() - q64.int()).abs().max() <= 1
+    # The backends and the definition turn the rows by the same function, so once more by hand.
     turned = x.double()
     if rows.permutation is not None:
         turned = turned[:, rows.permutation.long()]
@@ -83,8 +81,10 @@ def test_rows_become_the_integers_of_the_definition(backend, chosen):
         blocks = turned.reshape(x.shape[0], -1, rows.block)
         r = rows.rotation.double().expand(blocks.shape[1], -1, -1)
         turned = torch.einsum('mbi,bij->mbj', blocks, r).reshape(x.shape)
-    quotient = (turned / scale64[:, None])[differs]
-    assert ((quotient - quotient.floor() - 0.5).abs() < 1e-3).all()
+    quotient = turned / scale64[:, None]
+    # Rounding goes the other way only near the edge between two integers.
+    for found in (q, q64):
+        assert ((quotient.clamp(-rows.largest, rows.largest) - found).abs() <= 0.5 + 1e-3).all()
 
 
 def test_a_rotation_goes_from_the_right_after_the_permutation():

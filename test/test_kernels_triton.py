@@ -71,6 +71,7 @@ print('done')
 
 INTERPRETED_ROWS = '''
 import torch
+from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import onednn, reference, triton_int8
 from quantvla_ros.kernels.linear import Rows
 
@@ -125,11 +126,18 @@ for step in (0.0, -1.0, float('nan'), float('inf')):
     for rotation in (None, orthogonal(16, 16), orthogonal(2, 16, 16)):
         rows_ = Rows(scale=torch.tensor(step), rotation=rotation)
         assert triton_int8.quantize_rows(torch.ones(2, 32), rows_)[1].isnan().all()
+try:
+    triton_int8.quantize_rows(torch.ones(2, 512), Rows(rotation=orthogonal(256, 256)))
+except BackendError as error:
+    assert 'at most 128' in str(error)
+else:
+    raise AssertionError('a block that does not fit')
 print('done')
 '''
 
 INTERPRETED_PACKED = '''
 import torch
+from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import reference, tiles, triton_int8
 from quantvla_ros.kernels.linear import Rows, int4_linear
 from quantvla_ros.kernels.packing import expand
@@ -181,6 +189,12 @@ for group in (0, 64, 128):
     assert y[1, 2].isnan().all() and torch.isfinite(y.reshape(6, 9)[:5]).all()
     error = (y - exact).reshape(6, 9)[:5].norm() / exact.reshape(6, 9)[:5].norm()
     assert error < 2e-3, error
+try:
+    check(2, 64, 3, 32, None, torch.float32)
+except BackendError as error:
+    assert 'multiple of 64' in str(error)
+else:
+    raise AssertionError('a group that is shorter than a step')
 print('done')
 '''
 
@@ -188,7 +202,7 @@ print('done')
 @pytest.mark.parametrize(
     'program',
     [INTERPRETED, INTERPRETED_ROWS, INTERPRETED_PACKED],
-    ids=['int8 weights', 'rows', 'packed weights'],
+    ids=['int8_weights', 'row_kernels', 'packed_weights'],
 )
 def test_interpreted_kernels_give_what_the_definition_says(program):
     environment = {**os.environ, 'TRITON_INTERPRET': '1', 'OMP_NUM_THREADS': '1'}
@@ -256,7 +270,7 @@ def test_on_the_gpu_the_result_is_that_of_the_cpu(shape, dtype):
 @pytest.mark.parametrize('per_block', [False, True])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_on_the_gpu_rows_are_rotated_in_float32(block, blocks, per_block, dtype):
-    # TF32 alone would be off by 1e-3; what is left shows in how far a differing q is from the edge
+    # TF32 alone would be off by 5e-4, that is, by one integer in some 6 % of the places
     from quantvla_ros.kernels import reference, triton_int8
     from quantvla_ros.kernels.linear import Rows
 
@@ -271,9 +285,9 @@ def test_on_the_gpu_rows_are_rotated_in_float32(block, blocks, per_block, dtype)
         )
         q, scale = triton_int8.quantize_rows(x, rows)
         exact_q, exact_scale = reference.quantize_rows(x, rows)
-        torch.testing.assert_close(scale.double(), exact_scale, rtol=2e-6, atol=0.0)
+        torch.testing.assert_close(scale.double(), exact_scale, rtol=1e-5, atol=0.0)
         assert (q.int() - exact_q.int()).abs().max() <= 1
-        assert (q != exact_q).double().mean() < 1e-4
+        assert (q != exact_q).double().mean() < 1e-3
         x[5, 1] = float('nan')
         assert triton_int8.quantize_rows(x, rows)[1].isnan().nonzero().tolist() == [[5]]
         x[5, 1] = 0.0

@@ -30,6 +30,7 @@ class Tile:
         return (2 * self.rows + self.outputs) * self.columns // 2 * self.stages
 
 
+_DEEPEST = 8  # stages of a pipeline that was made deeper
 _Tiles = tuple[tuple[int, tuple[tuple[Tile, float], ...]], ...]
 
 # By the number of rows (tokens): the tiles to choose from and the relative speed of one, larger
@@ -96,9 +97,13 @@ def choose_tile(
 
 
 def within(tile: Tile, group: int) -> Tile:
-    """The same tile, its step not longer than the largest power of two that divides a group."""
+    """The same tile, its step not longer than the largest power of two that divides a group.
+
+    Shorter steps are more at a time, so that as many bytes are on their way.
+    """
     columns = min(tile.columns, group & -group) if group else tile.columns
-    return Tile(tile.rows, tile.outputs, columns, tile.warps, tile.stages)
+    stages = min(tile.stages * (tile.columns // columns), max(tile.stages, _DEEPEST))
+    return Tile(tile.rows, tile.outputs, columns, tile.warps, stages)
 
 
 def _fit(tile: Tile, shared: int, packed: bool) -> Tile | None:
