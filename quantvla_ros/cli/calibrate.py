@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantvla_ros.cli.fit import check_fit
 from quantvla_ros.cli.progress import ProgressLine
