@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from quantization_samples import ROOT, contract, observations
+from quantization_samples import ROOT, calibration_account, contract, observations
 from safetensors.torch import load_file, save_file
 
 from quantvla_ros.errors import ArtifactError
@@ -60,7 +60,6 @@ def quantized(checkpoint: Path, kind: str = 'full'):
 
 
 def write(out: Path, checkpoint: Path, model=None, kind: str = 'full'):
-    error = {'rms': 0.1, 'largest': 0.2, 'relative': 0.01}
     return write_artifact(
         out,
         model or quantized(checkpoint, kind),
@@ -74,14 +73,7 @@ def write(out: Path, checkpoint: Path, model=None, kind: str = 'full'):
             'interface': {},
             'notes': [],
         },
-        calibration={
-            'seed': 3,
-            'samples': 20,
-            'held_out': 4,
-            'observations': [{'episode': 'a', 'instruction': 'b', 'found': 30, 'used': 24}],
-            'bags': {'bag.mcap': 'a' * 64},
-            'error': {'uncorrected': error, 'corrected': error},
-        },
+        calibration=calibration_account(),
     )
 
 

@@ -148,6 +148,26 @@ def calibration_account(**changes) -> dict:
         'held_out': 4,
         'observations': [{'episode': 'a', 'instruction': 'b', 'found': 30, 'used': 24}],
         'bags': {'bag.mcap': 'a' * 64},
+        'coverage': {
+            'frames': {'found': 30, 'constant': 0, 'used': 24},
+            'groups': [
+                {
+                    'instruction': 'b',
+                    'episode': 'a',
+                    'phase': 'slow',
+                    'found': 30,
+                    'constant': 0,
+                    'used': 24,
+                }
+            ],
+            'messages': 120,
+            'broken': [],
+            'instants': 30,
+            'refused': [],
+            'bags_left_out': {},
+            'faults': [],
+            'cautions': [{'kind': 'one_episode', 'text': 'a single episode'}],
+        },
         'error': {'uncorrected': error, 'corrected': error},
         **changes,
     }

@@ -11,11 +11,12 @@ import pytest
 from quantization_samples import COMMANDS, contract, write_bag
 from rosbags.rosbag2 import Writer
 
-from quantvla_ros.cli.calibration_data import read_frames, report_coverage
+from quantvla_ros.cli.calibration_data import read_frames
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.contract.load import load_contract
 from quantvla_ros.errors import BagError, CalibrationError
 from quantvla_ros.quantization.recipe import Sampling
+from quantvla_ros.report.findings import coverage_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(__file__).resolve().parents[2] / 'shared'
@@ -145,7 +146,7 @@ def test_broken_messages_are_counted_by_topic_and_reason(tmp_path):
 def test_the_report_shows_what_was_used_and_what_was_left_out(tmp_path):
     bag = broken_bag(tmp_path / 'broken', 10)
     frames, _ = read(bag, shutil.copytree(bag, tmp_path / 'copy'))
-    shown = report_coverage(frames)
+    shown = coverage_of(frames.coverage, frames.bags)
     assert sum(group.used for group in shown.episodes) == 24
     assert sum(group.used for group in shown.phases) == 24
     counts = {(entry.topic, entry.reason[:10]): entry.count for entry in shown.left_out}

@@ -64,7 +64,7 @@ def shrinking(monkeypatch):
     monkeypatch.setattr(layerwise, 'quantize_linear', quantize)
 
 
-def run(checkpoint, recipe='w8a8', progress=lambda *counts: None, count=16, **changes):
+def run(checkpoint, recipe='w8a8', progress=lambda *counts: None, count=16, seed=0, **changes):
     model = load_model(checkpoint)
     processor = Processor.from_directory(checkpoint, read_config(checkpoint))
     calibration = calibrate(
@@ -76,7 +76,7 @@ def run(checkpoint, recipe='w8a8', progress=lambda *counts: None, count=16, **ch
         action_size=processor.action.size,
         device=torch.device('cpu'),
         dtypes=stored_dtypes(checkpoint),
-        seed=0,
+        seed=seed,
         progress=progress,
     )
     return model, processor, calibration
@@ -197,6 +197,11 @@ def test_the_same_seed_gives_the_same_result(checkpoint):
     first, second = (run(checkpoint)[2] for _ in range(2))
     assert first.corrections == second.corrections and first.layers == second.layers
     assert torch.equal(first.chunks, second.chunks)
+
+
+def test_another_seed_gives_other_noise(checkpoint):
+    first, second = (run(checkpoint, seed=seed)[2] for seed in (0, 1))
+    assert not torch.equal(first.float_chunks, second.float_chunks)
 
 
 def test_the_records_say_what_nothing_reads(checkpoint):

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from quantvla_ros.quantization.recipe import Recipe
 
 
+REPORT = 'report.html'  # beside the artifact's own files; nothing reads it
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('--checkpoint', type=Path, required=True, help='float checkpoint directory')
@@ -67,6 +70,8 @@ def _run(args: argparse.Namespace) -> int:
     from quantvla_ros.quantization.calibrate import STAGES, calibrate
     from quantvla_ros.quantization.recipe_file import load_recipe
     from quantvla_ros.quantization.stored import stored_dtypes
+    from quantvla_ros.report.findings import findings
+    from quantvla_ros.report.page import write_page
 
     # Everything that can be wrong with the call is found before the hours of work.
     refuse_existing(args.out)
@@ -94,6 +99,7 @@ def _run(args: argparse.Namespace) -> int:
             progress,
             namespace=args.namespace,
         )
+        dtypes = stored_dtypes(args.checkpoint)
         model = load_model(args.checkpoint, device)
         calibration = calibrate(
             model,
@@ -103,10 +109,27 @@ def _run(args: argparse.Namespace) -> int:
             data.held_out,
             action_size=processor.action.size,
             device=device,
-            dtypes=stored_dtypes(args.checkpoint),
+            dtypes=dtypes,
             seed=args.seed,
             progress=progress,
         )
+
+    def report(directory: Path, manifest: Manifest) -> None:
+        found = findings(
+            calibration,
+            manifest,
+            model=model,
+            recipe=recipe,
+            contract=contract,
+            account=data.coverage,
+            bags=data.bags,
+            held_out=data.held_out,
+            restore=processor.action.restore,
+            dtypes=dtypes,
+            moments=[(origin.episode, origin.time) for origin in data.origins],
+        )
+        write_page(found, directory / REPORT)
+
     manifest = write_artifact(
         args.out,
         model,
@@ -121,10 +144,12 @@ def _run(args: argparse.Namespace) -> int:
             'held_out': len(data.held_out),
             'observations': data.account,
             'bags': data.bags,
+            'coverage': data.coverage.content(),
             'error': calibration.errors(),
         },
+        beside=report,
     )
-    print(summary(args.out, manifest, calibration))
+    print('\n'.join((*summary(args.out, manifest, calibration), *data.coverage.summary())))
     return 0
 
 
@@ -153,25 +178,24 @@ def _with_samples(recipe: Recipe, samples: int | None) -> Recipe:
     )
 
 
-def summary(out: Path, manifest: Manifest, calibration: Calibration) -> str:
+def summary(out: Path, manifest: Manifest, calibration: Calibration) -> list[str]:
     """What was made, in a few lines."""
     alphas = [value for row in calibration.corrections.alpha for value in row]
     before, after = manifest.float_bytes, manifest.quantized_bytes
     error, uncorrected = calibration.corrected, calibration.uncorrected
-    used = manifest.content['calibration']
-    return '\n'.join(
-        (
-            f'{out}: artifact {manifest.artifact_id}, {manifest.precision}, layout '
-            f'{manifest.content["layout"]["name"]}, {len(calibration.layers)} layers',
-            f'weights {_size(before)} -> {_size(after)} ({100 * after / before:.0f} %)',
-            f'alpha {_range(alphas)}; beta {_range(calibration.corrections.beta)}',
-            f'{used["samples"]} observations of {len(used["observations"])} episodes and commands',
-            f'action error against float on {used["held_out"]} held-out observations '
-            f'(normalised units): rms {error.rms:.2e}, largest {error.largest:.2e}, relative '
-            f'{100 * error.relative:.2f} % (without alpha and beta '
-            f'{100 * uncorrected.relative:.2f} %)',
-        )
-    )
+    content = manifest.content
+    return [
+        f'{out}: artifact {manifest.artifact_id}, recipe {content["recipe"]["name"]} '
+        f'({manifest.precision}), layout {content["layout"]["name"]}, '
+        f'{len(calibration.layers)} layers',
+        f'weights {_size(before)} -> {_size(after)} ({100 * after / before:.0f} %)',
+        f'alpha {_range(alphas)}; beta {_range(calibration.corrections.beta)}',
+        f'action error against float on {content["calibration"]["held_out"]} held-out observations '
+        f'(normalised units): rms {error.rms:.2e}, largest {error.largest:.2e}, relative '
+        f'{100 * error.relative:.2f} % (without alpha and beta '
+        f'{100 * uncorrected.relative:.2f} %)',
+        f'more in {out / REPORT}, a page for any browser',
+    ]
 
 
 def _range(values: Sequence[float]) -> str:

@@ -19,9 +19,8 @@ from quantvla_ros.quantization.coverage import Coverage, covered
 from quantvla_ros.quantization.phases import ConstantFrames, Phases
 from quantvla_ros.quantization.recipe import Sampling
 from quantvla_ros.quantization.sampling import BalancedSample
-from quantvla_ros.report import calibration_data as report
 
-__all__ = ['READING', 'Frames', 'Origin', 'read_frames', 'report_coverage']
+__all__ = ['READING', 'Frames', 'Origin', 'read_frames']
 
 
 @dataclass(frozen=True)
@@ -119,31 +118,6 @@ def read_frames(
         origins=[origin for _, (_, origin) in drawn[:held_out]],
         coverage=coverage,
         bags=reading.hashes,
-    )
-
-
-def report_coverage(frames: Frames) -> report.Coverage:
-    """The account as the report shows it."""
-    coverage = frames.coverage
-    readings = coverage.readings
-    sums: Counter[tuple[str, str]] = Counter()
-    for loss in readings.broken:
-        sums[loss.topic, loss.reason] += loss.count
-    for loss in readings.refused:
-        sums[loss.topic, f'no observation: {loss.reason}'] += loss.count
-    if coverage.constant:
-        sums['frames', 'constant: they repeat the one before them'] = coverage.constant
-    for bag, reason in readings.bags_left_out.items():
-        sums[bag, f'the whole bag: {reason}'] = 1
-    return report.Coverage(
-        episodes=tuple(report.EpisodeGroup(**entry) for entry in frames.account),
-        phases=tuple(
-            report.Group(name, found, used)
-            for (name,), (found, _, used) in coverage.by('phase').items()
-        ),
-        left_out=tuple(report.LeftOut(*key, count) for key, count in sums.items()),
-        warnings=tuple(caution.text for caution in coverage.cautions()),
-        bags=frames.bags,
     )
 
 

@@ -20,11 +20,12 @@ import numpy as np
 
 from quantvla_ros.cli.evaluate_report import worst_frames
 from quantvla_ros.cli.evaluate_text import open_loop_text
-from quantvla_ros.cli.evaluation import Evaluation, labels, noise_seed, policy_paths
+from quantvla_ros.cli.evaluation import Evaluation, labels, policy_paths
 from quantvla_ros.cli.fit import check_policy_fit
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.contract.types import ActionKind, ActionPart, Contract
 from quantvla_ros.errors import BagError, CheckpointError, QuantVLAError
+from quantvla_ros.models.noise import noise_seed
 from quantvla_ros.observation.types import Observation
 from quantvla_ros.report.compare import Chunks, Moment, compare
 

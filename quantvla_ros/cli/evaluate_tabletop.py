@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantvla_ros.cli.evaluate_text import closed_loop_text
-from quantvla_ros.cli.evaluation import Evaluation, labels, noise_seed, policy_paths
+from quantvla_ros.cli.evaluation import Evaluation, labels, policy_paths
 from quantvla_ros.cli.fit import check_policy_fit
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.errors import CheckpointError
+from quantvla_ros.models.noise import noise_seed
 from quantvla_ros.report.paired import mean_difference, paired, wilson
 
 if TYPE_CHECKING:

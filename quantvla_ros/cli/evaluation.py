@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from quantvla_ros.report.calibration_data import Chunks
 
 
@@ -45,13 +43,6 @@ def labels(paths: Sequence[Path]) -> list[str]:
         names.append('/'.join(own[-count:]))
     return names
 
-
-def noise_seed(*numbers: int) -> int:
-    """A seed of noise from whatever it belongs to, mixed into 32 bits.
-
-    torch's generator on the CPU ignores all higher bits, so shifting numbers past them loses them.
-    """
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def percent(share: float | None, digits: int = 2) -> str:

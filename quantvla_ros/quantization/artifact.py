@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quantvla_ros.errors import ArtifactError, CalibrationError, QuantVLAError
 from quantvla_ros.kernels.reference import SMALLEST
-from quantvla_ros.models.checkpoint import FLOAT32_MODULES, build_network, read_config
+from quantvla_ros.models.checkpoint import FLOAT32_MODULES, build_network, network_kind, read_config
 from quantvla_ros.models.pi05 import PI05
 from quantvla_ros.models.tokenizer import FILES as TOKENIZER_FILES
 from quantvla_ros.quantization.artifact_writer import write_artifact
@@ -123,9 +123,9 @@ def _empty_model(path: Path, manifest: Manifest) -> PI05:
         RuntimeError,
     ) as error:
         raise ArtifactError(f'{path / "config.json"}: not a network ({error})') from None
-    if config.get('type') != manifest.model or model.config.chunk != manifest.chunk_size:
+    if network_kind(config) != manifest.model or model.config.chunk != manifest.chunk_size:
         raise ArtifactError(
-            f'{path / MANIFEST}: model: expected {config.get("type")} with chunks of '
+            f'{path / MANIFEST}: model: expected {network_kind(config)} with chunks of '
             f'{model.config.chunk} by config.json, found {manifest.model} with '
             f'{manifest.chunk_size}; make the artifact anew'
         )

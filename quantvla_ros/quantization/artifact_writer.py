@@ -13,7 +13,7 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from quantvla_ros import __version__
 from quantvla_ros.contract.load import contract_hash
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.errors import ArtifactError, CheckpointError
-from quantvla_ros.models.checkpoint import checkpoint_files, read_config
+from quantvla_ros.models.checkpoint import checkpoint_files, network_kind, read_config
 from quantvla_ros.models.pi05 import PI05
 from quantvla_ros.models.processor import POSTPROCESSOR, PREPROCESSOR, Processor
 from quantvla_ros.models.tokenizer import find_tokenizer
@@ -59,6 +59,7 @@ def write_artifact(
     corrections: Mapping[str, Any],
     calibration: Mapping[str, Any],
     float32_tensors: Collection[str] = (),
+    beside: Callable[[Path, Manifest], None] = lambda directory, manifest: None,
 ) -> Manifest:
     """Write an artifact directory, whole or not at all.
 
@@ -73,6 +74,7 @@ def write_artifact(
         corrections: as folded into the weights; the manifest's part of that name.
         calibration: the manifest's part of that name, without the checkpoint's hashes.
         float32_tensors: names of tensors that 16 bits would spoil, whatever the checkpoint has.
+        beside: called when everything is written but not yet in its place, to add what people read.
     Raises:
         ArtifactError: `out` exists, or the disk refuses.
         CheckpointError: a file of the checkpoint is missing.
@@ -114,7 +116,7 @@ def write_artifact(
             },
             'precision': recipe.precision,
             'model': {
-                'type': config['type'],
+                'type': network_kind(config),
                 'chunk_size': model.config.chunk,
                 'execute_steps': min(
                     config.get('n_action_steps', model.config.chunk), model.config.chunk
@@ -151,6 +153,7 @@ def write_artifact(
         text = json.dumps(content, indent=1, allow_nan=False) + '\n'
         (partial / MANIFEST).write_text(text, encoding='utf-8')
         manifest = read_manifest(partial)  # what we write must pass what we ask of a stranger
+        beside(partial, manifest)
         for file in sorted(partial.iterdir()):
             _sync(file)
         _sync(partial)

@@ -66,6 +66,26 @@ _SCHEMA: dict[str, Any] = {
         'observations': [{'episode': str, 'instruction': str, 'found': int, 'used': int}],
         'checkpoint': {'*': 'hash'},
         'bags': {'*': 'hash'},
+        'coverage': {
+            'frames': {'found': int, 'constant': int, 'used': int},
+            'groups': [
+                {
+                    'instruction': str,
+                    'episode': str,
+                    'phase': str,
+                    'found': int,
+                    'constant': int,
+                    'used': int,
+                }
+            ],
+            'messages': int,
+            'broken': [{'bag': str, 'topic': str, 'reason': str, 'count': int}],
+            'instants': int,
+            'refused': [{'bag': str, 'topic': str, 'reason': str, 'count': int}],
+            'bags_left_out': {'*': str},
+            'faults': [str],
+            'cautions': [{'kind': str, 'text': str}],
+        },
         'error': {
             '*': {'rms': float, 'largest': float, 'relative': float},
         },

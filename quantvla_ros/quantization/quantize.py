@@ -73,7 +73,7 @@ class Basis:
 
     def moments(self, moments: Tensor) -> Tensor:
         """[K, K] second moments of inputs, mapped on both sides."""
-        return self.inputs(self.inputs(moments).t()).t().contiguous()
+        return self.inputs(self.inputs(moments).t().contiguous()).t().contiguous()
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def quantize_linear(
         axes = row_axes(mapped, block_of(len(mapped), layout.block)).transpose(1, 2)
         output_rotation = axes.half().contiguous()  # as it will be stored: outputs first
         undo = inverse_transpose(output_rotation.float())
-        mapped = rotate_columns(mapped.t(), undo).t().contiguous()
+        mapped = rotate_columns(mapped.t().contiguous(), undo).t().contiguous()
     grid = search_grid(
         mapped,
         bits=layout.weight_bits,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from quantvla_ros.errors import CalibrationError
 from quantvla_ros.models.network import Network, integrate
+from quantvla_ros.models.noise import noise_seed
 from quantvla_ros.observation.types import Observation
 from quantvla_ros.quantization.tree import to_device
 
@@ -89,7 +90,7 @@ def make_batches(
             chosen = numbers[start : start + size]
             noise = []
             for number in chosen:
-                generator = torch.Generator().manual_seed((seed << 32) + first + number)
+                generator = torch.Generator().manual_seed(noise_seed(seed, first + number))
                 noise.append(torch.randn(chunk, action, generator=generator))
             batches.append(
                 Batch(tuple(chosen), _join([inputs[n] for n in chosen]), torch.stack(noise))

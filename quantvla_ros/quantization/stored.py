@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quantvla_ros.errors import CheckpointError
-from quantvla_ros.models.checkpoint import EMBEDDING, LM_HEAD, canonical_key, checkpoint_files
+from quantvla_ros.models.checkpoint import TIED, canonical_key, checkpoint_files
 
 DTYPES = {
     'F64': torch.float64,
@@ -57,8 +57,8 @@ def _stored(checkpoint: Path) -> dict[str, tuple[torch.dtype, int]]:
                             f'{file}: {name}: expected floating point, found {view.get_dtype()}'
                         )
                     entry = (DTYPES[view.get_dtype()], count(view.get_shape()))
-                    if key == LM_HEAD:
-                        stored.setdefault(EMBEDDING, entry)
+                    if key in TIED:
+                        stored.setdefault(TIED[key], entry)
                     elif key is not None:
                         stored[key] = entry
         except SafetensorError as error:

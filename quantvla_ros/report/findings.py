@@ -7,6 +7,7 @@ Knows what calibration returns, manifests and contracts; knows nothing of pages.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -102,7 +103,7 @@ def findings(
         ),
         chunks=_chunks(calibration, contract, held_out, restore, moments),
         memory=memory_rows(manifest, calibration.layers, model, dtypes),
-        coverage=_coverage(account, calibration.notes, bags),
+        coverage=coverage_of(account, bags, calibration.notes),
         interface=calibration.interface,
         limit=recipe.temperature.log_clip,
     )
@@ -247,14 +248,18 @@ def _share(overhead: int, whole: int) -> str:
     return f'{100 * overhead / whole:.2g} % of it scales and rotations'
 
 
-def _coverage(account: Account, notes: Sequence[str], bags: Mapping[str, str]) -> Coverage:
+def coverage_of(account: Account, bags: Mapping[str, str], notes: Sequence[str] = ()) -> Coverage:
+    """What the observations cover, what was left out, and what to know about both."""
     readings = account.readings
-    left_out: dict[tuple[str, str], int] = {}
-    for loss in (*readings.broken, *readings.refused):
-        key = (loss.topic, loss.reason)
-        left_out[key] = left_out.get(key, 0) + loss.count
+    left_out: Counter[tuple[str, str]] = Counter()
+    for loss in readings.broken:
+        left_out[loss.topic, loss.reason] += loss.count
+    for loss in readings.refused:
+        left_out[loss.topic, f'no observation: {loss.reason}'] += loss.count
     if account.constant:
-        left_out['all', 'frames that repeat the one before them'] = account.constant
+        left_out['frames', 'constant: they repeat the one before them'] = account.constant
+    for bag, reason in readings.bags_left_out.items():
+        left_out[bag, f'the whole bag: {reason}'] = 1
     return Coverage(
         episodes=tuple(
             EpisodeGroup(episode, instruction, found, used)
