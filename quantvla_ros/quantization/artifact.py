@@ -59,6 +59,7 @@ def load_artifact(
     fixed = _fixed(model)
     _check_tensors(path, manifest, wanted, fixed)
     state: dict[str, Tensor] = {}
+    delicate = set(manifest.content['float32_tensors'])  # 16 bits would spoil these
     file = path / WEIGHTS
     try:
         with safe_open(file, framework='pt') as opened:
@@ -67,7 +68,8 @@ def load_artifact(
                 _check_values(file, name, tensor, manifest.content['tensors'][name]['sha256'])
                 target = tensor.dtype
                 if name not in fixed:
-                    target = torch.float32 if name.startswith(FLOAT32_MODULES) else dtype
+                    wide = name in delicate or name.startswith(FLOAT32_MODULES)
+                    target = torch.float32 if wide else dtype
                 # A copy in any case: the file may be replaced while the policy runs.
                 state[name] = tensor.to(device=device, dtype=target, copy=True)
     except (SafetensorError, OSError) as error:

@@ -139,6 +139,7 @@ def write_artifact(
             'normalization': sorted(name for name in copied if name.endswith('.safetensors')),
             'files': copied,
             'tensors': entries,
+            'float32_tensors': sorted(float32_tensors),
             'bytes': {'float': float_bytes(checkpoint), 'quantized': quantized_bytes},
             'corrections': dict(corrections),
             'calibration': {

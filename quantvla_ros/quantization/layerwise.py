@@ -135,10 +135,10 @@ class Quantizer:
             groups = reading_order(
                 self.model, mine, partial(self._step, index, block, states[0])
             )
-            for group in groups:
-                gatherer = self._gatherer(group, cross=cross)
+            for together in self._passes(groups):
+                gatherers = [self._gatherer(group, cross=cross) for group in together]
                 gather(
-                    [gatherer],
+                    gatherers,
                     self.model,
                     (
                         Run(
@@ -150,9 +150,10 @@ class Quantizer:
                     ),
                     teacher=twin,
                     teacher_prefix=prefix,
-                    until=group[0],
+                    until=together[-1][0],
                 )
-                self._replace(gatherer)
+                for gatherer in gatherers:
+                    self._replace(gatherer)
             self._rest(mine)
             for point in points if balanced else ():
                 if point.startswith(prefix):
@@ -200,11 +201,19 @@ class Quantizer:
                     )
 
         first = next(one_by_one())
-        for group in reading_order(model, names, first.student):
-            gatherer = self._gatherer(group, cross=cross)
-            gather([gatherer], model, one_by_one(), teacher=teacher, until=group[0])
-            self._replace(gatherer)
+        for together in self._passes(reading_order(model, names, first.student)):
+            gatherers = [self._gatherer(group, cross=cross) for group in together]
+            gather(gatherers, model, one_by_one(), teacher=teacher, until=together[-1][0])
+            for gatherer in gatherers:
+                self._replace(gatherer)
         self._rest(names)
+
+    def _passes(self, groups: Sequence[list[str]]) -> list[list[list[str]]]:
+        """Layers to gather for in one pass; all of them, where no weight depends on its inputs."""
+        weights = self.recipe.weights
+        if weights.rounding == 'nearest' and not weights.match_float:
+            return [list(groups)] if groups else []
+        return [[group] for group in groups]
 
     @property
     def _cross(self) -> bool:

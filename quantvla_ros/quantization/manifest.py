@@ -51,6 +51,7 @@ _SCHEMA: dict[str, Any] = {
     'normalization': [str],
     'files': {'*': {'bytes': int, 'sha256': 'hash'}},
     'tensors': {'*': {'dtype': str, 'shape': [int], 'sha256': 'hash'}},
+    'float32_tensors': [str],
     'bytes': {'float': int, 'quantized': int},
     'corrections': {
         'alpha': [[float]],
