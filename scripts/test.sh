@@ -5,8 +5,9 @@
 # Sets up what is missing, then tests, the fast things first:
 #
 #   scripts/test.sh                    everything: lint, unit, ros
-#   scripts/test.sh lint               ruff, mypy on the core, import direction
-#   scripts/test.sh unit [ARGS...]     tests without processes; ARGS go to pytest
+#   scripts/test.sh lint               ruff, mypy, import direction
+#   scripts/test.sh unit [ARGS...]     tests without ROS processes, test/attacks among them; ARGS go
+#                                      to pytest
 #   scripts/test.sh ros [ARGS...]      test/ros: each file in a process and a ROS domain of its own;
 #                                      ARGS that are files choose them, others go to pytest
 #
@@ -46,9 +47,9 @@ step() {  # NAME COMMAND...: a lint step
 
 lint() {
   step ruff ruff check .
-  # The core: what must be right without a robot to try it on. rclpy carries no types.
+  # All that needs no ROS: rclpy carries no types.
   step mypy mypy quantvla_ros/{errors.py,contract,observation,control,kernels,models} \
-    quantvla_ros/{quantization,engine,sim}
+    quantvla_ros/{quantization,engine,sim,report}
   step imports python scripts/check_imports.py
 }
 
@@ -65,7 +66,9 @@ run_pytest() {  # NAME ARGS...
 
 unit() {
   echo '== unit'
-  prefix=()
+  # One thread: the tests' networks are tiny, and with both cores busy a second thread makes them wait
+  # ten times as long as they compute.
+  prefix=(env "OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}")
   run_pytest unit --ignore test/ros "$@"
 }
 
