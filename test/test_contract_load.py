@@ -198,7 +198,7 @@ def test_a_joint_in_two_action_parts_is_refused():
 
 @pytest.mark.parametrize('content', [b'', b'# only a comment\n', b'- a\n', b'x', b'\xff\xfe\x00',
                                      b'a: 1\n---\nb: 2\n', b'[' * 5000, b'&a [*a]', b'"\x00"'],
-                         ids=['empty', 'comment', 'list', 'word', 'no text', 'two documents', 'deep',
+                         ids=['empty', 'comment', 'list', 'word', 'no text', 'two', 'deep',
                               'recursive', 'null'])
 def test_what_is_no_contract_at_all_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / 'c.yaml'
