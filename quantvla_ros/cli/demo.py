@@ -299,7 +299,7 @@ def _report(outcomes: list[Outcome], manifest: Manifest, out: Path) -> str:
     return '\n'.join(failed) + (
         f'\n{table(header, rows)}\n\n'
         'latency: from an observation to the arrival of its chunk\n'
-        f'{out}/run.mp4, contact_sheet.png, run (MCAP bag), results.json, logs'
+        f'{out}/run.mp4, contact_sheet.png, policy/report.html, run (MCAP bag), results.json, logs'
     )
 
 
