@@ -144,7 +144,8 @@ class Quantizer:
                         Run(
                             0,
                             partial(self._step, index, block, state),
-                            partial(self._step, index, twin, reference) if cross else None,
+                            None if twin is None or not cross
+                            else partial(self._step, index, twin, reference),
                         )
                         for state, reference in zip(states, floats, strict=True)
                     ),

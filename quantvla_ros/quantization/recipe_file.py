@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from quantvla_ros.contract.yaml_reader import Place, suggest
 from quantvla_ros.errors import CalibrationError
@@ -140,7 +141,7 @@ def _balance(place: Place) -> settings.Balance:
     )
 
 
-def _correction(fields: dict[str, Place], methods: tuple[str, ...]) -> dict[str, object]:
+def _correction(fields: dict[str, Place], methods: tuple[str, ...]) -> dict[str, Any]:
     log_clip = fields['log_clip'].between(0.0, 1.0, '')
     return {
         'enabled': fields['enabled'].boolean(),
