@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantvla_ros import __version__
-from quantvla_ros.models.checkpoint import FLOAT32_MODULES, build_network
+from quantvla_ros.models.architectures import ARCHITECTURES, build_network
 from quantvla_ros.models.export import random_weights
 from quantvla_ros.models.groot_n15 import GrootInputs
 from quantvla_ros.models.pi05 import ModelInputs
@@ -84,9 +84,9 @@ def random_network(kind: str, device: torch.device, seed: int) -> Any:
     """A full-size network, loaded as a checkpoint would be."""
     with torch.device('meta'):
         model = build_network({'type': kind})
-    state = {}
+    state, in_float32 = {}, ARCHITECTURES[kind].float32_modules
     for name, tensor in stored_weights(kind, seed, str(device)).items():
-        dtype = torch.float32 if name.startswith(FLOAT32_MODULES) else torch.bfloat16
+        dtype = torch.float32 if name.startswith(in_float32) else torch.bfloat16
         state[name] = tensor.to(device=device, dtype=dtype, copy=True)
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
@@ -179,8 +179,9 @@ def packed_and_back(
     with torch.device('meta'):
         other = build_network({'type': kind})
         place_empty_layers(other, recipe)
+    in_float32 = ARCHITECTURES[kind].float32_modules
     loaded = {
-        name: tensor.to(torch.float32) if name.startswith(FLOAT32_MODULES) else tensor
+        name: tensor.to(torch.float32) if name.startswith(in_float32) else tensor
         for name, tensor in load_file(file, device=str(device)).items()
     }
     other.load_state_dict(loaded, assign=True)

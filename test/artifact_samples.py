@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from quantvla_ros.errors import ArtifactError
 from quantvla_ros.models import load_model
+from quantvla_ros.models.architectures import load_processor
 from quantvla_ros.models.checkpoint import read_config
-from quantvla_ros.models.processor import Processor
 from quantvla_ros.quantization.artifact import load_artifact, write_artifact
 from quantvla_ros.quantization.formats import replace_layer, scale_steps
 from quantvla_ros.quantization.manifest import MANIFEST, WEIGHTS, content_id
@@ -79,7 +79,7 @@ def write(out: Path, checkpoint: Path, model=None, kind: str = 'full'):
 
 def actions(model, directory: Path):
     """[1, chunk, action] of one observation; `directory` holds config and processor."""
-    processor = Processor.from_directory(directory, read_config(directory))
+    processor = load_processor(directory, read_config(directory))
     inputs = processor.inputs(observations(1, seed=5)[0])
     noise = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
     return model.sample_actions(

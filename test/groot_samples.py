@@ -4,7 +4,7 @@
 import torch
 
 from quantvla_ros.models import export
-from quantvla_ros.models.checkpoint import build_network
+from quantvla_ros.models.architectures import build_network
 from quantvla_ros.models.groot_n15 import GrootInputs
 
 # vis [width, depth, heads, mlp], llm [width, layers of the whole model, heads, kv_heads, head_dim,

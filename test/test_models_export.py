@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from quantvla_ros.errors import CheckpointError, ObservationError
 from quantvla_ros.models import export, load_model
+from quantvla_ros.models.architectures import architecture_of, load_processor
 from quantvla_ros.models.checkpoint import read_config
-from quantvla_ros.models.processor import Processor
 from quantvla_ros.observation.types import Observation
 
 SIZES = {
@@ -49,13 +49,13 @@ def observation(**changes):
 
 
 def act(directory, dtype=torch.float32):
-    processor = Processor.from_directory(directory, read_config(directory))
+    processor = load_processor(directory, read_config(directory))
     inputs = processor.inputs(observation())
     noise = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(3))
     raw = load_model(directory, dtype=dtype).sample_actions(
         inputs.images, inputs.image_masks, inputs.tokens, inputs.token_mask, noise
     )
-    return processor.actions(raw)
+    return processor.actions(raw, observation().state)
 
 
 def test_a_written_checkpoint_gives_finite_actions_of_the_robots_size(checkpoint):
@@ -90,7 +90,8 @@ def test_weights_too_large_for_one_file_are_written_as_indexed_shards(
     for file in checkpoint.glob('*.safetensors'):
         if file.name.startswith('model'):
             file.unlink()
-    export.write_weights(checkpoint, export.random_weights(config, seed=1), torch.bfloat16)
+    hub_key = architecture_of(config).hub_key
+    export.write_weights(checkpoint, export.random_weights(config, seed=1), torch.bfloat16, hub_key)
     shards = sorted(file.name for file in checkpoint.glob('model-*'))
     assert len(shards) > 1
     assert shards[0] == f'model-00001-of-{len(shards):05d}.safetensors'
@@ -98,7 +99,7 @@ def test_weights_too_large_for_one_file_are_written_as_indexed_shards(
 
 
 def test_known_words_and_bins_are_one_token_each_and_others_are_spelled(checkpoint):
-    tokenizer = Processor.from_directory(checkpoint, read_config(checkpoint)).tokenizer
+    tokenizer = load_processor(checkpoint, read_config(checkpoint)).tokenizer
     # <bos> Task : touch the red cube , State : 128 0 ; Action :
     assert len(tokenizer.encode('Task: touch the red cube, State: 128 0;\nAction: ')) == 15
     assert len(tokenizer.encode('wug')) == 1 + 3
@@ -173,11 +174,11 @@ def test_an_unknown_processor_step_is_an_error_not_skipped(checkpoint):
     content['steps'].append({'registry_name': 'mirror_processor', 'config': {}})
     path.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match='mirror_processor'):
-        Processor.from_directory(checkpoint, read_config(checkpoint))
+        load_processor(checkpoint, read_config(checkpoint))
 
 
 def test_an_observation_of_another_robot_is_refused(checkpoint):
-    processor = Processor.from_directory(checkpoint, read_config(checkpoint))
+    processor = load_processor(checkpoint, read_config(checkpoint))
     with pytest.raises(ObservationError, match='expected 5 numbers'):
         processor.inputs(observation(state=np.zeros(6, np.float32)))
     with pytest.raises(ObservationError, match='expected pictures for'):

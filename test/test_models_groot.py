@@ -13,7 +13,7 @@ from torch import nn
 
 from quantvla_ros.errors import CheckpointError
 from quantvla_ros.models import export, load_model
-from quantvla_ros.models.checkpoint import build_network
+from quantvla_ros.models.architectures import build_network
 from quantvla_ros.models.dit import AdaptiveLayerNorm
 from quantvla_ros.models.embodiment import distinct
 from quantvla_ros.models.groot_n15 import GrootInputs
@@ -45,7 +45,7 @@ def checkpoint(tmp_path):
     """A tiny random checkpoint on disk."""
     config = tiny_config()
     (tmp_path / 'config.json').write_text(json.dumps(config))
-    export.write_weights(tmp_path, export.random_weights(config, 0), torch.float32)
+    export.write_weights(tmp_path, export.random_weights(config, 0), torch.float32, str)
     return tmp_path
 
 

@@ -27,8 +27,8 @@ from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.engine.policy import load_policy
 from quantvla_ros.errors import CalibrationError
 from quantvla_ros.models import load_model
+from quantvla_ros.models.architectures import load_processor
 from quantvla_ros.models.checkpoint import read_config
-from quantvla_ros.models.processor import Processor
 from quantvla_ros.quantization import layerwise, samples
 from quantvla_ros.quantization.artifact import load_artifact, write_artifact
 from quantvla_ros.quantization.calibrate import STAGES, calibrate
@@ -66,7 +66,7 @@ def shrinking(monkeypatch):
 
 def run(checkpoint, recipe='w8a8', progress=lambda *counts: None, count=16, seed=0, **changes):
     model = load_model(checkpoint)
-    processor = Processor.from_directory(checkpoint, read_config(checkpoint))
+    processor = load_processor(checkpoint, read_config(checkpoint))
     calibration = calibrate(
         model,
         processor,

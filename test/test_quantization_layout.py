@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from quantvla_ros.errors import CalibrationError
-from quantvla_ros.models.checkpoint import TIED, build_network, canonical_key
+from quantvla_ros.models.architectures import ARCHITECTURES, build_network
 from quantvla_ros.models.roles import Part, Role
 from quantvla_ros.quantization.layout import LAYOUTS
 
@@ -114,11 +114,11 @@ def public_shapes(kind):
 
 @needs_keys
 def test_the_full_network_has_every_tensor_of_the_public_checkpoint_and_no_other(kind, full_size):
-    public = {}
+    public, architecture = {}, ARCHITECTURES[kind]
     for name, shape in public_shapes(kind).items():
-        key = canonical_key(name)
+        key = architecture.canonical_key(name)
         if key is not None:
-            public[TIED.get(key, key)] = shape
+            public[architecture.tied.get(key, key)] = shape
     ours = {name: tuple(tensor.shape) for name, tensor in full_size.state_dict().items()}
     assert ours == public
     assert len(ours) == {'pi05': 811, 'gr00t_n1_5': 887}[kind]

@@ -98,7 +98,7 @@ def found():
     return findings(
         calibration, manifest, model=Net(), recipe=load_recipe(ROOT / 'config/recipes/w4a8.yaml'),
         contract=contract, account=account, bags={'a': 'ab'}, held_out=observations,
-        restore=lambda chunk: 2 * chunk,
+        restore=lambda raw, state: 2 * raw[0].numpy(),
         dtypes={'layer.weight': torch.bfloat16, 'head.q.weight': torch.bfloat16,
                 'norm.weight': torch.float32},
     )

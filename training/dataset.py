@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from quantvla_ros.models.architectures import load_processor
 from quantvla_ros.models.checkpoint import read_config
-from quantvla_ros.models.processor import Processor
 from quantvla_ros.observation.types import Observation
 from quantvla_ros.sim.tabletop.episodes import record_episode
 
@@ -67,7 +67,7 @@ def _work(
 ) -> None:
     """Record episodes until the arrays are full."""
     torch.set_num_threads(1)
-    processor = Processor.from_directory(checkpoint, read_config(checkpoint))
+    processor = load_processor(checkpoint, read_config(checkpoint))
     arrays = open_arrays(directory, layout, 'r+')
     next_seed, next_frame = counters
     while next_frame.value < layout.capacity:

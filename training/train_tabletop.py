@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from quantvla_ros.cli.main import main as command_line
 from quantvla_ros.models import export, load_model
-from quantvla_ros.models.checkpoint import build_network, count_parameters
+from quantvla_ros.models.architectures import build_network
+from quantvla_ros.models.checkpoint import count_parameters
 from quantvla_ros.models.pi05 import PI05, Prefix
 from quantvla_ros.sim.tabletop.scene import CUBE_COLOURS, TRAY_COLOURS
 from quantvla_ros.sim.tabletop.tasks import PHRASES

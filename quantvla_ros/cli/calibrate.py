@@ -63,8 +63,8 @@ def _run(args: argparse.Namespace) -> int:
     from quantvla_ros.cli.frames import READING
     from quantvla_ros.contract.load import load_contract
     from quantvla_ros.engine.policy import check_device
+    from quantvla_ros.models.architectures import load_processor
     from quantvla_ros.models.checkpoint import load_model, read_config
-    from quantvla_ros.models.processor import Processor
     from quantvla_ros.quantization.artifact import write_artifact
     from quantvla_ros.quantization.artifact_writer import refuse_existing
     from quantvla_ros.quantization.calibrate import STAGES, calibrate
@@ -81,14 +81,16 @@ def _run(args: argparse.Namespace) -> int:
     recipe = _with_samples(load_recipe(args.recipe), args.samples)
     contract = load_contract(args.contract)
     config = read_config(args.checkpoint)
-    processor = Processor.from_directory(args.checkpoint, config)
+    processor = load_processor(args.checkpoint, config)
     check_fit(
         args.checkpoint,
         contract,
         slots=processor.slots,
-        state_size=processor.state.size,
-        action_names=config.get('action_feature_names') or None,
-        action_size=processor.action.size,
+        state_names=processor.state_names,
+        state_size=processor.state_size,
+        action_names=processor.action_names,
+        action_size=processor.action_size,
+        control_period=processor.control_period,
     )
     with ProgressLine((READING, *STAGES)) as progress:
         data = read_frames(
@@ -107,7 +109,7 @@ def _run(args: argparse.Namespace) -> int:
             recipe,
             data.observations,
             data.held_out,
-            action_size=processor.action.size,
+            action_size=processor.action_size,
             device=device,
             dtypes=dtypes,
             seed=args.seed,
@@ -124,7 +126,7 @@ def _run(args: argparse.Namespace) -> int:
             account=data.coverage,
             bags=data.bags,
             held_out=data.held_out,
-            restore=processor.action.restore,
+            restore=processor.actions,
             dtypes=dtypes,
             moments=[(origin.episode, origin.time) for origin in data.origins],
         )

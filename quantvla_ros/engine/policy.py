@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from quantvla_ros.errors import BackendError, CheckpointError
+from quantvla_ros.models.architecture import Processor
+from quantvla_ros.models.architectures import architecture_of, load_processor
 from quantvla_ros.models.checkpoint import load_model, read_config
-from quantvla_ros.models.pi05 import PI05
-from quantvla_ros.models.processor import Processor
+from quantvla_ros.models.network import Network, act
 from quantvla_ros.observation.types import Observation
 from quantvla_ros.quantization.artifact import MANIFEST, load_artifact
 
@@ -65,10 +65,11 @@ class Policy:
     """
 
     def __init__(
-        self, model: PI05, processor: Processor, info: PolicyInfo, device: torch.device
+        self, model: Network, processor: Processor, info: PolicyInfo, device: torch.device
     ) -> None:
         self.model, self.processor, self.info, self.device = model, processor, info, device
 
+    @torch.no_grad()
     def infer(self, observation: Observation, *, seed: int | None = None) -> np.ndarray:
         """Actions for the near future.
 
@@ -84,11 +85,10 @@ class Policy:
             ObservationError: the observation does not fit the policy.
         """
         inputs = self.processor.inputs(observation, self.device)
-        raw = self.model.sample_actions(
-            inputs.images, inputs.image_masks, inputs.tokens, inputs.token_mask, self.noise(seed)
-        )
-        return self.processor.actions(raw)
+        raw = act(self.model, inputs, self.noise(seed))
+        return self.processor.actions(raw, observation.state)
 
+    @torch.no_grad()
     def infer_many(
         self, observations: Sequence[Observation], seeds: Sequence[int]
     ) -> np.ndarray:
@@ -100,28 +100,23 @@ class Policy:
             [observations, chunk, action] float32.
         """
         parts = [self.processor.inputs(observation, self.device) for observation in observations]
-        length = max(part.tokens.shape[1] for part in parts)
-        pad = [(0, length - part.tokens.shape[1]) for part in parts]
-        raw = self.model.sample_actions(
-            [torch.cat(images) for images in zip(*(part.images for part in parts), strict=True)],
-            [torch.cat(masks) for masks in zip(*(part.image_masks for part in parts), strict=True)],
-            torch.cat([F.pad(part.tokens, p) for part, p in zip(parts, pad, strict=True)]),
-            torch.cat([F.pad(part.token_mask, p) for part, p in zip(parts, pad, strict=True)]),
-            torch.cat([self.noise(seed) for seed in seeds]),
-        )
-        return np.stack([self.processor.actions(row[None]) for row in raw])
+        noise = torch.cat([self.noise(seed) for seed in seeds])
+        raw = act(self.model, self.processor.batch(parts), noise)
+        return np.stack([
+            self.processor.actions(row[None], observation.state)
+            for row, observation in zip(raw, observations, strict=True)
+        ])
 
     def noise(self, seed: int | None) -> torch.Tensor:
         """[1, chunk, action_dim] standard normal on the device; drawn on the CPU, so that a seed
         means the same on every machine.
         """
-        config = self.model.config
         generator = torch.Generator()
         if seed is None:
             generator.seed()
         else:
             generator.manual_seed(seed)
-        shape = (1, config.chunk, config.action_dim)
+        shape = (1, *self.model.noise_shape)
         return torch.randn(shape, generator=generator).to(self.device)
 
     def warm_up(self, runs: int = 2) -> None:
@@ -132,7 +127,7 @@ class Policy:
         observation = Observation(
             stamp=0,
             images=dict.fromkeys(self.processor.slots, picture),
-            state=self.processor.state.offset,
+            state=self.processor.example_state(),
             instruction='warm up',
         )
         for _ in range(runs):
@@ -186,22 +181,23 @@ def _checkpoint_policy(path: Path, device: torch.device, precision: str | None) 
             f'quantize it first: python -m quantvla_ros calibrate --checkpoint {path} ...'
         )
     config = read_config(path)
-    processor = Processor.from_directory(path, config)
+    processor = load_processor(path, config)
     model = load_model(path, device, PRECISIONS[precision])
-    names = config.get('action_feature_names')
     size = stored_bytes(model)
     info = PolicyInfo(
         artifact_id=f'float:{path.resolve().name}',
-        model=config['type'],
+        model=architecture_of(config).kind,
         precision=precision,
         slots=processor.slots,
-        state_size=processor.state.size,
-        action_size=processor.action.size,
-        chunk_size=model.config.chunk,
-        execute_steps=min(config.get('n_action_steps', model.config.chunk), model.config.chunk),
+        state_size=processor.state_size,
+        action_size=processor.action_size,
+        chunk_size=model.noise_shape[0],
+        execute_steps=min(processor.execute_steps or 2**31, model.noise_shape[0]),
         weight_bytes=size,
         float_bytes=size,
-        action_names=tuple(names) if names else None,
+        state_names=processor.state_names,
+        action_names=processor.action_names,
+        control_period=processor.control_period,
     )
     return Policy(model, processor, info, device)
 
@@ -213,15 +209,15 @@ def _artifact_policy(path: Path, device: torch.device, precision: str | None) ->
             f'{path}: expected precision {manifest.precision}, which this artifact holds, asked '
             f'for {precision}; calibrate another artifact, or pass the float checkpoint'
         )
-    processor = Processor.from_directory(path, read_config(path))
+    processor = load_processor(path, read_config(path))
     info = PolicyInfo(
         artifact_id=manifest.artifact_id,
         model=manifest.model,
         precision=manifest.precision,
         slots=processor.slots,
-        state_size=processor.state.size,
-        action_size=processor.action.size,
-        chunk_size=model.config.chunk,
+        state_size=processor.state_size,
+        action_size=processor.action_size,
+        chunk_size=model.noise_shape[0],
         execute_steps=manifest.execute_steps,
         weight_bytes=stored_bytes(model),
         float_bytes=manifest.float_bytes,

@@ -46,6 +46,6 @@ def trace(policy: Policy, observation: Observation, *, seed: int) -> Trace:
     flow = network.flow(stack.finish(state), inputs)
     states = []
     raw = integrate(flow, policy.noise(seed), lambda step, x, velocity: states.append(x))
-    actions = policy.processor.actions(raw)
+    actions = policy.processor.actions(raw, observation.state)
     kept = torch.cat([*states, raw])[:, :, : actions.shape[-1]]
     return Trace(actions, kept.float().cpu().numpy())

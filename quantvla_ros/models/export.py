@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from quantvla_ros.models.checkpoint import EMBEDDING, LM_HEAD, build_network
+from quantvla_ros.models.architectures import architecture_of, build_network
 from quantvla_ros.models.dit import AdaptiveLayerNorm
 from quantvla_ros.models.embodiment import EmbodimentLinear
 from quantvla_ros.models.groot_n15 import DIT, FEATURES, GrootConfig
 from quantvla_ros.models.layers import AdaptiveRMSNorm
-from quantvla_ros.models.processor import ACTION, POSTPROCESSOR, PREPROCESSOR, STATE
+from quantvla_ros.models.pi05_processor import ACTION, POSTPROCESSOR, PREPROCESSOR, STATE
 from quantvla_ros.models.tokenizer import STATE_BINS
 
 SHARD_BYTES = 2 * 1024**3
@@ -186,11 +186,14 @@ def write_checkpoint(
     _write_json(directory / 'config.json', config)
     build_tokenizer(words).save(str(directory / 'tokenizer.json'))
     write_processors(directory, features, max_tokens=config['tokenizer_max_length'])
-    write_weights(directory, weights, dtype)
+    write_weights(directory, weights, dtype, architecture_of(config).hub_key)
 
 
 def write_weights(
-    directory: Path, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype
+    directory: Path,
+    weights: Iterable[tuple[str, Tensor]],
+    dtype: torch.dtype,
+    hub_key: Callable[[str], str],
 ) -> None:
     """Weights under hub names, as one file or, from 2 GiB on, as indexed shards."""
     shards: list[list[str]] = []
@@ -217,14 +220,6 @@ def write_weights(
         placed.update(dict.fromkeys(names, path.name))
     if len(shards) > 1:
         _write_json(directory / 'model.safetensors.index.json', {'weight_map': placed})
-
-
-def hub_key(name: str) -> str:
-    """How the hub spells the name of a tensor of our module trees."""
-    if name.startswith(('backbone.', 'action_head.')):  # GR00T
-        return name
-    # pi0.5's embedding is stored as the tied output layer, and only there.
-    return 'model.' + (LM_HEAD if name == EMBEDDING else name)
 
 
 def write_processors(directory: Path, features: Features, *, max_tokens: int) -> None:

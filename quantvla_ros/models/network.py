@@ -182,6 +182,15 @@ class Network(Protocol):
         """The action head on what the backbone made."""
 
 
+def act(network: Network, inputs: Any, noise: Tensor) -> Tensor:
+    """Inputs and [B, chunk, action] noise to [B, chunk, action] float32, normalised actions."""
+    stack = network.backbone
+    state = stack.start(*network.embed(inputs))
+    for index in range(len(stack.layers)):
+        state = stack.step(index, state)
+    return integrate(network.flow(stack.finish(state), inputs), noise)
+
+
 def integrate(
     flow: Flow, noise: Tensor, on_step: Callable[[int, Tensor, Tensor], Any] | None = None
 ) -> Tensor:

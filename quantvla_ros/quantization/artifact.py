@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantvla_ros.errors import ArtifactError, CalibrationError, QuantVLAError
 from quantvla_ros.kernels.reference import SMALLEST
-from quantvla_ros.models.checkpoint import FLOAT32_MODULES, build_network, network_kind, read_config
-from quantvla_ros.models.pi05 import PI05
-from quantvla_ros.models.tokenizer import FILES as TOKENIZER_FILES
+from quantvla_ros.models.architectures import architecture_of
+from quantvla_ros.models.checkpoint import read_config
 from quantvla_ros.quantization.artifact_writer import write_artifact
 from quantvla_ros.quantization.formats import place_empty_layers
 from quantvla_ros.quantization.linear import QuantizedLinear
@@ -36,7 +35,7 @@ LARGEST_HEADER = 100 * 2**20  # bytes; the format's own bound
 
 def load_artifact(
     path: str | Path, device: str | torch.device = 'cpu', dtype: torch.dtype | None = None
-) -> tuple[PI05, Manifest]:
+) -> tuple[Any, Manifest]:
     """Read an artifact, checking all of it.
 
     Args:
@@ -59,6 +58,7 @@ def load_artifact(
     fixed = _fixed(model)
     _check_tensors(path, manifest, wanted, fixed)
     state: dict[str, Tensor] = {}
+    in_float32 = architecture_of(read_config(path)).float32_modules
     delicate = set(manifest.content['float32_tensors'])  # 16 bits would spoil these
     file = path / WEIGHTS
     try:
@@ -68,7 +68,7 @@ def load_artifact(
                 _check_values(file, name, tensor, manifest.content['tensors'][name]['sha256'])
                 target = tensor.dtype
                 if name not in fixed:
-                    wide = name in delicate or name.startswith(FLOAT32_MODULES)
+                    wide = name in delicate or name.startswith(in_float32)
                     target = torch.float32 if wide else dtype
                 # A copy in any case: the file may be replaced while the policy runs.
                 state[name] = tensor.to(device=device, dtype=target, copy=True)
@@ -96,7 +96,7 @@ def _check_files(path: Path, manifest: Manifest) -> None:
             )
     listed = {*manifest.content['files'], WEIGHTS, MANIFEST}
     for file in sorted(path.iterdir()):
-        readable = file.suffix in ('.json', '.safetensors') or file.name in TOKENIZER_FILES
+        readable = file.suffix in ('.json', '.safetensors', '.yaml', '.model', '.txt')
         if readable and file.name not in listed:
             raise ArtifactError(
                 f'{file}: expected only the files of the manifest, found this one beside them; '
@@ -111,13 +111,13 @@ def _check_regular(file: Path) -> None:
         raise ArtifactError(f'{file}: expected a regular file, found {found}; copy it anew')
 
 
-def _empty_model(path: Path, manifest: Manifest) -> PI05:
+def _empty_model(path: Path, manifest: Manifest) -> Any:
     """The network with the scheme's layers in their places, on the meta device."""
     recipe = _recipe(path, manifest)
     try:
-        config = read_config(path)
+        architecture = architecture_of(read_config(path))
         with torch.device('meta'):
-            model = build_network(config)
+            model: Any = architecture.build(read_config(path))
             expected = place_empty_layers(model, recipe)
     # RuntimeError: torch's, for a size that is none; RecursionError among them.
     except (
@@ -125,10 +125,11 @@ def _empty_model(path: Path, manifest: Manifest) -> PI05:
         RuntimeError,
     ) as error:
         raise ArtifactError(f'{path / "config.json"}: not a network ({error})') from None
-    if network_kind(config) != manifest.model or model.config.chunk != manifest.chunk_size:
+    chunk = model.noise_shape[0]
+    if (architecture.kind, chunk) != (manifest.model, manifest.chunk_size):
         raise ArtifactError(
-            f'{path / MANIFEST}: model: expected {network_kind(config)} with chunks of '
-            f'{model.config.chunk} by config.json, found {manifest.model} with '
+            f'{path / MANIFEST}: model: expected {architecture.kind} with chunks of '
+            f'{chunk} by config.json, found {manifest.model} with '
             f'{manifest.chunk_size}; make the artifact anew'
         )
     if manifest.layers != expected:
@@ -158,7 +159,7 @@ def _recipe(path: Path, manifest: Manifest) -> Recipe:
     return recipe
 
 
-def _fixed(model: PI05) -> dict[str, torch.dtype]:
+def _fixed(model: nn.Module) -> dict[str, torch.dtype]:
     """Tensors of quantized layers whose type is part of the format, by name; not the biases."""
     return {
         f'{path}.{name}': tensor.dtype
@@ -258,7 +259,7 @@ def _check_values(file: Path, name: str, tensor: Tensor, expected: str) -> None:
         )
 
 
-def _check_layers(file: Path, model: PI05) -> None:
+def _check_layers(file: Path, model: nn.Module) -> None:
     """What is in range for the format is in range for the layers: nothing reads beyond a tensor."""
     for path, layer in model.named_modules():
         if not isinstance(layer, QuantizedLinear):

@@ -20,16 +20,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantvla_ros import __version__
 from quantvla_ros.contract.load import contract_hash
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.errors import ArtifactError, CheckpointError
-from quantvla_ros.models.checkpoint import checkpoint_files, network_kind, read_config
-from quantvla_ros.models.pi05 import PI05
-from quantvla_ros.models.processor import POSTPROCESSOR, PREPROCESSOR, Processor
-from quantvla_ros.models.tokenizer import find_tokenizer
+from quantvla_ros.models.architecture import Processor
+from quantvla_ros.models.architectures import architecture_of, load_processor
+from quantvla_ros.models.checkpoint import checkpoint_files, read_config
+from quantvla_ros.models.data_config import FILE as DATA_CONFIG
+from quantvla_ros.models.data_config import find_data_config
 from quantvla_ros.quantization.manifest import (
     FORMAT,
     MANIFEST,
@@ -51,7 +52,7 @@ from quantvla_ros.quantization.stored import (
 
 def write_artifact(
     out: Path,
-    model: PI05,
+    model: Any,
     *,
     checkpoint: Path,
     recipe: Recipe,
@@ -69,7 +70,7 @@ def write_artifact(
     Args:
         out: must not exist yet.
         model: quantized by `recipe` and corrected.
-        checkpoint: the float checkpoint, whose config, processor and tokenizer files are copied.
+        checkpoint: the float checkpoint; its config and what surrounds the network are copied.
         contract: of the robot that the calibration data came from.
         corrections: as folded into the weights; the manifest's part of that name.
         calibration: the manifest's part of that name, without the checkpoint's hashes.
@@ -88,7 +89,8 @@ def write_artifact(
         raise ArtifactError(f'{out}: cannot write there ({error})') from None
     try:
         config = read_config(checkpoint)
-        copied = _copy_side_files(checkpoint, partial)
+        processor = load_processor(checkpoint, config)
+        copied = _copy_side_files(checkpoint, processor, partial)
         dtypes = dict(stored_dtypes(checkpoint))
         dtypes.update(dict.fromkeys(float32_tensors, torch.float32))
         tensors = _state(model, dtypes)
@@ -116,11 +118,9 @@ def write_artifact(
             },
             'precision': recipe.precision,
             'model': {
-                'type': network_kind(config),
-                'chunk_size': model.config.chunk,
-                'execute_steps': min(
-                    config.get('n_action_steps', model.config.chunk), model.config.chunk
-                ),
+                'type': architecture_of(config).kind,
+                'chunk_size': model.noise_shape[0],
+                'execute_steps': min(processor.execute_steps or 2**31, model.noise_shape[0]),
             },
             'layout': {
                 'name': recipe.layout.name,
@@ -130,12 +130,12 @@ def write_artifact(
             'contract': {
                 'robot': contract.robot,
                 'hash': contract_hash(contract),
-                'slots': list(Processor.from_directory(partial, config).slots),
+                'slots': list(processor.slots),
                 'state_names': list(contract.state_names),
                 'action_names': list(contract.action.names),
                 'control_period': contract.control_period,
             },
-            'tokenizer': find_tokenizer(partial).name,
+            'tokenizer': processor.tokenizer_file.name,
             'normalization': sorted(name for name in copied if name.endswith('.safetensors')),
             'files': copied,
             'tensors': entries,
@@ -175,28 +175,31 @@ def refuse_existing(out: Path) -> None:
         raise ArtifactError(f'{out}: exists already; give another directory, or remove this one')
 
 
-def _copy_side_files(checkpoint: Path, target: Path) -> dict[str, dict[str, Any]]:
+def _copy_side_files(
+    checkpoint: Path, processor: Processor, target: Path
+) -> dict[str, dict[str, Any]]:
     """Copy what the policy needs beside its weights; by name their size and hash."""
-    names = ['config.json', PREPROCESSOR, POSTPROCESSOR, find_tokenizer(checkpoint).name]
-    for name in (PREPROCESSOR, POSTPROCESSOR):
-        try:
-            steps = json.loads((checkpoint / name).read_text())['steps']
-            states = [step['state_file'] for step in steps if step.get('state_file')]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f'{checkpoint / name}: not a processor file ({error})') from None
-        names += [Path(state).name for state in states]
-    copied = {}
-    for name in dict.fromkeys(names):
-        if name in (WEIGHTS, MANIFEST):
-            raise CheckpointError(f'{checkpoint}: a processor file is called {name}; rename it')
-        if not (checkpoint / name).is_file():
-            raise CheckpointError(f'{checkpoint / name}: expected this file, found none')
-        shutil.copyfile(checkpoint / name, target / name)
-        copied[name] = {'bytes': (target / name).stat().st_size, 'sha256': file_hash(target / name)}
-    return copied
+    files = dict.fromkeys((checkpoint / 'config.json', *processor.files))
+    sources: dict[str, Path] = {}
+    for file in files:
+        if file.name in (WEIGHTS, MANIFEST, DATA_CONFIG) or file.name in sources:
+            raise CheckpointError(
+                f'{file}: expected a name of its own among the files of an artifact, found that of '
+                f'{sources.get(file.name, "one of its own files")}; rename it'
+            )
+        if not file.is_file():
+            raise CheckpointError(f'{file}: expected this file, found none')
+        sources[file.name] = file
+        shutil.copyfile(file, target / file.name)
+    if (data := find_data_config(checkpoint)) is not None:
+        (target / DATA_CONFIG).write_text(data.local_text(), encoding='utf-8')
+    return {
+        file.name: {'bytes': file.stat().st_size, 'sha256': file_hash(file)}
+        for file in sorted(target.iterdir())
+    }
 
 
-def _state(model: PI05, dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+def _state(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
     """The model's tensors on the CPU: scales in float32, the rest as the checkpoint stores them."""
     state = {}
     for name, tensor in model.state_dict().items():

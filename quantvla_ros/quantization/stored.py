@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quantvla_ros.errors import CheckpointError
-from quantvla_ros.models.checkpoint import TIED, canonical_key, checkpoint_files
+from quantvla_ros.models.architectures import architecture_of
+from quantvla_ros.models.checkpoint import checkpoint_files, read_config
 
 DTYPES = {
     'F64': torch.float64,
@@ -46,19 +47,20 @@ def float_bytes(checkpoint: Path) -> int:
 
 def _stored(checkpoint: Path) -> dict[str, tuple[torch.dtype, int]]:
     stored: dict[str, tuple[torch.dtype, int]] = {}
+    architecture = architecture_of(read_config(checkpoint))
     for file in checkpoint_files(checkpoint):
         try:
             with safe_open(file, framework='pt') as opened:
                 for name in opened.keys():  # noqa: SIM118 - not a dictionary
-                    key = canonical_key(name)
+                    key = architecture.canonical_key(name)
                     view = opened.get_slice(name)
                     if not view.get_dtype().startswith(('F', 'BF')):
                         raise CheckpointError(
                             f'{file}: {name}: expected floating point, found {view.get_dtype()}'
                         )
                     entry = (DTYPES[view.get_dtype()], count(view.get_shape()))
-                    if key in TIED:
-                        stored.setdefault(TIED[key], entry)
+                    if key is not None and key in architecture.tied:
+                        stored.setdefault(architecture.tied[key], entry)
                     elif key is not None:
                         stored[key] = entry
         except SafetensorError as error:

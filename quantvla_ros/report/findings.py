@@ -60,7 +60,7 @@ def findings(
     account: Account,
     bags: Mapping[str, str],
     held_out: Sequence[Observation],
-    restore: Callable[[np.ndarray], np.ndarray],
+    restore: Callable[[Any, np.ndarray], np.ndarray],
     dtypes: Mapping[str, Any],
     moments: Sequence[tuple[str, float]] = (),
 ) -> CalibrationData:
@@ -70,7 +70,8 @@ def findings(
         model: the quantized network.
         bags: hash by name.
         held_out: the observations of `calibration.chunks`, in that order.
-        restore: [chunk, action] normalised actions to the robot's units.
+        restore: ([1, chunk, action] normalised actions, state) to the robot's units; see
+            models.architecture.Processor.actions.
         dtypes: how the checkpoint stores each tensor, by name.
         moments: episode and s since its beginning of each held-out observation; empty: not known.
     """
@@ -150,12 +151,11 @@ def _chunks(
     calibration: Calibration,
     contract: Contract,
     held_out: Sequence[Observation],
-    restore: Callable[[np.ndarray], np.ndarray],
+    restore: Callable[[Any, np.ndarray], np.ndarray],
     moments: Sequence[tuple[str, float]],
 ) -> Chunks:
-    teacher, student = (
-        chunks.float().cpu().numpy() for chunks in (calibration.float_chunks, calibration.chunks)
-    )
+    normalised = [chunks.float().cpu() for chunks in (calibration.float_chunks, calibration.chunks)]
+    teacher, student = (chunks.numpy() for chunks in normalised)
     apart, size = (
         np.linalg.norm(x.reshape(len(x), -1).astype(np.float64), axis=1)
         for x in (student - teacher, teacher)
@@ -174,8 +174,8 @@ def _chunks(
                 instruction=observation.instruction,
                 episode=episode,
                 time=time,
-                teacher=restore(teacher[index]),
-                student=restore(student[index]),
+                teacher=restore(normalised[0][index : index + 1], observation.state),
+                student=restore(normalised[1][index : index + 1], observation.state),
                 error=float(errors[index]),
             )
         )

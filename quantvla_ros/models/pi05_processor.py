@@ -9,19 +9,20 @@ a policy that worked in training moves to the wrong place.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
 
 from quantvla_ros.errors import CheckpointError, ObservationError
-from quantvla_ros.models.checkpoint import pi05_config
+from quantvla_ros.models.data_config import DataConfig
 from quantvla_ros.models.images import resize_with_pad, to_tensor
 from quantvla_ros.models.normalization import Mode, Normalizer
 from quantvla_ros.models.pi05 import ModelInputs
@@ -39,7 +40,7 @@ _RELATIVE = ('delta_actions_processor', 'relative_actions_processor', 'absolute_
 
 
 @dataclass(frozen=True)
-class Processor:
+class PI05Processor:
     """Observation to network inputs, network output to actions.
 
     Attributes:
@@ -47,6 +48,8 @@ class Processor:
         image: side of the network's pictures.
         state, action: normalisation; their sizes are the robot's.
         max_tokens: longer prompts are an error.
+        files, tokenizer_file: what it was read from.
+        state_names, action_names: None where the files do not say.
     """
 
     slots: tuple[str, ...]
@@ -55,11 +58,37 @@ class Processor:
     action: Normalizer
     tokenizer: Tokenizer
     max_tokens: int
+    files: tuple[Path, ...]
+    tokenizer_file: Path
+    state_names: tuple[str, ...] | None = None
+    action_names: tuple[str, ...] | None = None
+    control_period: float | None = None
+    execute_steps: int | None = None
+
+    @property
+    def state_size(self) -> int:
+        """Numbers of the robot's state."""
+        return self.state.size
+
+    @property
+    def action_size(self) -> int:
+        """Numbers of an action."""
+        return self.action.size
 
     @classmethod
-    def from_directory(cls, directory: str | Path, config: Mapping[str, Any]) -> Processor:
+    def from_directory(
+        cls,
+        directory: str | Path,
+        config: Mapping[str, Any],
+        data: DataConfig | None = None,
+        *,
+        vocabulary: int,
+    ) -> PI05Processor:
         """Read the processor files of a checkpoint or artifact.
 
+        Args:
+            data: what the user says of the training data.
+            vocabulary: of the network.
         Raises:
             CheckpointError: a file or statistic is missing, or a step is unknown.
         """
@@ -71,8 +100,9 @@ class Processor:
         normalizer = _one(directory / PREPROCESSOR, before, 'normalizer_processor')
         restorer = _one(directory / POSTPROCESSOR, after, 'unnormalizer_processor')
         tokens = _one(directory / PREPROCESSOR, before, 'tokenizer_processor')['config']
-        tokenizer = load_tokenizer(find_tokenizer(directory, tokens.get('tokenizer_name', '')))
-        if tokenizer.size > (vocabulary := pi05_config(config).vocabulary):
+        tokenizer_file = find_tokenizer(directory, tokens.get('tokenizer_name', ''))
+        tokenizer = load_tokenizer(tokenizer_file)
+        if tokenizer.size > vocabulary:
             raise CheckpointError(
                 f'{directory}: the tokenizer has {tokenizer.size} ids, the network {vocabulary}; '
                 f'it belongs to another model'
@@ -94,6 +124,19 @@ class Processor:
             action=_normalizer(directory, restorer, ACTION, 'ACTION'),
             tokenizer=tokenizer,
             max_tokens=tokens.get('max_length', config.get('tokenizer_max_length', 200)),
+            files=(
+                directory / PREPROCESSOR,
+                directory / POSTPROCESSOR,
+                *(
+                    directory / Path(step['state_file']).name
+                    for step in (*before, *after)
+                    if step.get('state_file')
+                ),
+                tokenizer_file,
+            ),
+            tokenizer_file=tokenizer_file,
+            execute_steps=config.get('n_action_steps'),
+            action_names=tuple(config.get('action_feature_names') or ()) or None,
         )
 
     def inputs(self, observation: Observation, device: torch.device | str = 'cpu') -> ModelInputs:
@@ -135,7 +178,22 @@ class Processor:
             )
         return ids
 
-    def actions(self, raw: Tensor) -> np.ndarray:
+    def batch(self, parts: Sequence[ModelInputs]) -> ModelInputs:
+        """Inputs of observations with the same cameras as one batch, shorter prompts padded."""
+        length = max(part.tokens.shape[1] for part in parts)
+        pad = [(0, length - part.tokens.shape[1]) for part in parts]
+        return ModelInputs(
+            [torch.cat(images) for images in zip(*(part.images for part in parts), strict=True)],
+            [torch.cat(masks) for masks in zip(*(part.image_masks for part in parts), strict=True)],
+            torch.cat([F.pad(part.tokens, p) for part, p in zip(parts, pad, strict=True)]),
+            torch.cat([F.pad(part.token_mask, p) for part, p in zip(parts, pad, strict=True)]),
+        )
+
+    def example_state(self) -> np.ndarray:
+        """[D] a state in the middle of the data."""
+        return self.state.restore(np.zeros(self.state.size, np.float32))
+
+    def actions(self, raw: Tensor, state: np.ndarray) -> np.ndarray:
         """[1, chunk, >= D] network output to [chunk, D] float32 in the robot's units."""
         return self.action.restore(raw[0, :, : self.action.size].float().cpu().numpy())
 

@@ -1,0 +1,55 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Reading sizes from a config.json: sections, and bounds that no network leaves.
+
+Knows dataclasses of numbers; knows nothing of any one architecture.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from quantvla_ros.errors import CheckpointError
+
+Sizes = TypeVar('Sizes', bound=Any)
+
+
+def plausible(sizes: Sizes) -> Sizes:
+    """Refuse sizes that no network has, before hours or all memory go into building one.
+
+    Raises:
+        CheckpointError: the first of them.
+    """
+    for field in fields(sizes):
+        value = getattr(sizes, field.name)
+        if hasattr(value, '__dataclass_fields__'):
+            plausible(value)
+            continue
+        if field.type in (float, 'float'):
+            good = isinstance(value, (int, float)) and 0.0 < value < math.inf
+            expected = 'a positive number'
+        else:
+            largest = 1000 if field.name in ('depth', 'steps') else 2**24
+            good = type(value) is int and 1 <= value <= largest
+            expected = f'a whole number from 1 to {largest}'
+        if not good:
+            raise CheckpointError(
+                f'config.json: {field.name}: expected {expected}, found {value!r}; fetch it again'
+            )
+    return sizes
+
+
+def section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A part of a config; an empty one where there is none.
+
+    Raises:
+        CheckpointError: it is not an object.
+    """
+    section = config.get(key, {})
+    if not isinstance(section, dict):
+        raise CheckpointError(
+            f'config.json: {key}: expected an object, found {section!r}; fetch it again'
+        )
+    return section
