@@ -5,21 +5,24 @@
     python benchmarks/calibration.py --model pi05 gr00t_n1_5 --recipe w4a8 paper-w4a8 w8a8 \
         --device cuda --work DIR --out FILE.json
 
-Random weights in bfloat16 and random pictures, states and prompts of the public checkpoints' sizes
-(3 cameras and 48 tokens for pi0.5, 2 and 40 for GR00T N1.5): memory and time do not depend on what
-a network has learned, errors do. The packed weights are written, read into an empty network and
-must give the same actions to the bit; exits with 1 where they do not.
+Random weights, stored in bfloat16 and calibrated in float32 as `calibrate` does, and random
+pictures, states and prompts of the public checkpoints' sizes (3 cameras and 48 tokens for pi0.5, 2
+and 40 for GR00T N1.5): memory and time do not depend on what a network has learned, errors do. The
+packed weights are written, read into an empty network and must give the same actions to the bit;
+exits with 1 where they do not.
 """
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
-import functools
+import gc
 import json
+import os
 import platform
-import resource
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,9 +31,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantvla_ros import __version__
-from quantvla_ros.models.architectures import ARCHITECTURES, build_network
+from quantvla_ros.models.architectures import build_network
 from quantvla_ros.models.export import random_weights
 from quantvla_ros.models.groot_n15 import GrootInputs
+from quantvla_ros.models.network import act
 from quantvla_ros.models.pi05 import ModelInputs
 from quantvla_ros.quantization.calibrate import calibrate
 from quantvla_ros.quantization.formats import place_empty_layers
@@ -38,7 +42,6 @@ from quantvla_ros.quantization.linear import QuantizedLinear
 from quantvla_ros.quantization.memory import memory, quantized_parts
 from quantvla_ros.quantization.recipe import Recipe
 from quantvla_ros.quantization.recipe_file import load_recipe
-from quantvla_ros.quantization.samples import encode, run_head
 
 GIB = 2**30
 
@@ -73,21 +76,12 @@ class RandomInputs:
         )
 
 
-@functools.lru_cache(maxsize=1)
-def stored_weights(kind: str, seed: int, device: str) -> dict[str, torch.Tensor]:
-    """Random weights on the host, in bfloat16 as a checkpoint stores them."""
-    weights = random_weights({'type': kind}, seed, device=device)
-    return {name: tensor.to(torch.bfloat16).cpu() for name, tensor in weights}
-
-
 def random_network(kind: str, device: torch.device, seed: int) -> Any:
-    """A full-size network, loaded as a checkpoint would be."""
+    """A full-size network in float32, of weights that bfloat16 can hold."""
     with torch.device('meta'):
         model = build_network({'type': kind})
-    state, in_float32 = {}, ARCHITECTURES[kind].float32_modules
-    for name, tensor in stored_weights(kind, seed, str(device)).items():
-        dtype = torch.float32 if name.startswith(in_float32) else torch.bfloat16
-        state[name] = tensor.to(device=device, dtype=dtype, copy=True)
+    weights = random_weights({'type': kind}, seed, device=device)
+    state = {name: tensor.to(torch.bfloat16).float() for name, tensor in weights}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -99,9 +93,10 @@ def measure(kind: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, An
     model = random_network(kind, device, args.seed)
     made = time.perf_counter() - began
     processor = RandomInputs(kind)
-    dtypes = {name: tensor.dtype for name, tensor in model.named_parameters()}
+    dtypes = {name: torch.bfloat16 for name, _ in model.named_parameters()}
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats()
+    reset_host_peak()
     stages: dict[str, float] = {}
     last = time.perf_counter()
 
@@ -129,8 +124,11 @@ def measure(kind: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, An
     seconds = time.perf_counter() - began
     peak = torch.cuda.max_memory_allocated() if device.type == 'cuda' else None
     file = args.work / f'{kind}_{recipe.name}.safetensors'
-    same = packed_and_back(model, kind, recipe, file, processor, device)
+    host = host_peak()
     parts = memory(model)
+    same = packed_and_back(
+        model, found.float32_tensors, kind, recipe, file, processor, device
+    )
     before, after = quantized_parts(parts)
     result = {
         'model': kind,
@@ -141,7 +139,7 @@ def measure(kind: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, An
         'seconds_by_stage': stages,
         'seconds_to_make_weights': made,
         'gpu_peak_gib': None if peak is None else peak / GIB,
-        'host_peak_gib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB,
+        'host_peak_gib': host / GIB,
         'quantized_parts_float_gib': before / GIB,
         'quantized_parts_gib': after / GIB,
         'smaller': 1 - after / before,
@@ -159,11 +157,34 @@ def measure(kind: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, An
     return result
 
 
+def reset_host_peak() -> None:
+    """Begin a new measurement of the process's peak memory (Linux)."""
+    gc.collect()
+    with contextlib.suppress(OSError):  # then the peak is the whole process's: more, never less
+        Path('/proc/self/clear_refs').write_text('5')
+
+
+def host_peak() -> int:
+    """Bytes of the largest resident set since `reset_host_peak`."""
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith('VmHWM'):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError('/proc/self/status: expected VmHWM')
+
+
 @torch.no_grad()
 def packed_and_back(
-    model: Any, kind: str, recipe: Recipe, file: Path, processor: RandomInputs, device: torch.device
+    model: Any,
+    wide: Collection[str],
+    kind: str,
+    recipe: Recipe,
+    file: Path,
+    processor: RandomInputs,
+    device: torch.device,
 ) -> bool:
-    """Write the weights, read them into an empty network, and compare actions bit for bit."""
+    """Write the weights as an artifact holds them, bfloat16 but for the integers and `wide`; read
+    them into an empty network, and compare actions bit for bit. The network is given up.
+    """
     fixed = {
         f'{path}.{name}'
         for path, layer in model.named_modules()
@@ -171,28 +192,38 @@ def packed_and_back(
         for name, _ in layer.named_buffers()
         if name != 'bias'
     }
+    kept = {*fixed, *wide}
     state = {
-        name: (tensor if name in fixed else tensor.to(torch.bfloat16)).cpu().contiguous()
+        name: (tensor if name in kept else tensor.to(torch.bfloat16)).cpu().contiguous()
         for name, tensor in model.state_dict().items()
     }
     save_file(state, file)
+    del state
+    inputs = processor.inputs(7, device)
+    shape = (1, *model.noise_shape)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
+    before = act(model, inputs, noise)
+    model.to('meta')  # there may be no room for both
     with torch.device('meta'):
         other = build_network({'type': kind})
         place_empty_layers(other, recipe)
-    in_float32 = ARCHITECTURES[kind].float32_modules
     loaded = {
-        name: tensor.to(torch.float32) if name.startswith(in_float32) else tensor
+        name: tensor if name in fixed else tensor.float()
         for name, tensor in load_file(file, device=str(device)).items()
     }
     other.load_state_dict(loaded, assign=True)
     other.eval().requires_grad_(False)
-    inputs = processor.inputs(7, device)
-    noise = torch.randn(1, *model.noise_shape, generator=torch.Generator().manual_seed(1))
-    chunks = [
-        run_head(network, encode(network, *network.embed(inputs)), inputs, noise.to(device))[-1]
-        for network in (model, other)
-    ]
-    return bool(torch.equal(*chunks))
+    return torch.equal(before, act(other, inputs, noise))
+
+
+def processor() -> str:
+    """The name of the CPU."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.machine()
 
 
 def main() -> int:
@@ -203,18 +234,21 @@ def main() -> int:
     parser.add_argument('--samples', type=int, default=128)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='cuda')
+    parser.add_argument('--threads', type=int, default=0, help="of a CPU; 0: torch's own choice")
     parser.add_argument('--work', type=Path, required=True, help='directory for packed weights')
     parser.add_argument('--out', type=Path, required=True)
     args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     device = torch.device(args.device)
     report: dict[str, Any] = {
         'date': datetime.date.today().isoformat(),
         'quantvla_ros': __version__,
         'torch': torch.__version__,
-        'device': torch.cuda.get_device_name(device)
-        if device.type == 'cuda'
-        else platform.machine(),
+        'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else processor(),
+        'threads': torch.get_num_threads(),
+        'host_memory_gib': os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB,
         'results': [],
     }
     for kind in args.model:
