@@ -26,7 +26,14 @@ from quantvla_ros.models.data_config import DataConfig
 from quantvla_ros.models.images import resize_with_pad, to_tensor
 from quantvla_ros.models.normalization import Mode, Normalizer
 from quantvla_ros.models.pi05 import ModelInputs
-from quantvla_ros.models.tokenizer import Tokenizer, find_tokenizer, load_tokenizer, pi05_prompt
+from quantvla_ros.models.tokenizer import (
+    PALIGEMMA,
+    PALIGEMMA_FILES,
+    Tokenizer,
+    find_tokenizer,
+    load_tokenizer,
+    pi05_prompt,
+)
 from quantvla_ros.observation.types import Observation
 
 PREPROCESSOR = 'policy_preprocessor.json'
@@ -100,7 +107,7 @@ class PI05Processor:
         normalizer = _one(directory / PREPROCESSOR, before, 'normalizer_processor')
         restorer = _one(directory / POSTPROCESSOR, after, 'unnormalizer_processor')
         tokens = _one(directory / PREPROCESSOR, before, 'tokenizer_processor')['config']
-        tokenizer_file = find_tokenizer(directory, tokens.get('tokenizer_name', ''))
+        tokenizer_file = find_tokenizer(directory, data, PALIGEMMA_FILES, PALIGEMMA)
         tokenizer = load_tokenizer(tokenizer_file)
         if tokenizer.size > vocabulary:
             raise CheckpointError(
