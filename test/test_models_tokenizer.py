@@ -51,9 +51,11 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def qwen(trained, tmp_path):
     """A directory of Qwen2's files, as the hub has them."""
-    for name in ('vocab.json', 'merges.txt'):
-        (tmp_path / name).write_text((trained / name).read_text())
-    first = len(json.loads((tmp_path / 'vocab.json').read_text()))
+    vocabulary = json.loads((trained / 'vocab.json').read_text())
+    first = len(vocabulary) + 1
+    # Qwen2 leaves a mark before a word with it, so its merges may join the two.
+    (tmp_path / 'vocab.json').write_text(json.dumps({**vocabulary, '(c': first - 1}))
+    (tmp_path / 'merges.txt').write_text((trained / 'merges.txt').read_text() + '( c\n')
     flags = {'single_word': False, 'lstrip': False, 'rstrip': False, 'normalized': False}
     tokens = ['<|endoftext|>', '<|im_start|>', '<|im_end|>', '<img>']
     (tmp_path / 'tokenizer_config.json').write_text(json.dumps({
@@ -120,13 +122,18 @@ def test_lengths_left_in_a_file_by_its_last_use_do_not_cut_or_pad(trained, tmp_p
     assert 3 < len(expected) < 500
 
 
-def test_added_tokens_do_not_count_as_vocabulary(trained):
+def test_added_tokens_do_not_count_as_vocabulary(trained, tmp_path):
     # PaliGemma's <image> is one beyond pi0.5's embedding, and no prompt holds it.
     ours = load_tokenizer(trained / 'tokenizer.json')
     vocabulary = json.loads((trained / 'vocab.json').read_text())
     assert ours.size == len(vocabulary)
     assert ours.token_id('<image>') == len(vocabulary) + 2
     assert ours.special == ('<bos>', '<eos>', '<image>')
+    # Nor where a file lists them in both places.
+    content = json.loads((trained / 'tokenizer.json').read_text())
+    content['model']['vocab']['<image>'] = len(vocabulary) + 2
+    (tmp_path / 'tokenizer.json').write_text(json.dumps(content))
+    assert load_tokenizer(tmp_path / 'tokenizer.json').size == len(vocabulary)
 
 
 def test_qwen_files_split_text_as_qwen2_does(qwen):
@@ -145,6 +152,7 @@ def test_qwen_files_split_text_as_qwen2_does(qwen):
     # Digits are single, also where the trained merges join them.
     assert '12' in vocabulary and [text[i] for i in ours.encode('128')] == ['1', '2', '8']
     assert ours.size == first and len(ours.special) == 4
+    assert ours.encode('(c') == [vocabulary['(c']]
     assert ours.encode('e\u0301') == ours.encode('\u00e9')  # NFC
 
 
