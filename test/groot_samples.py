@@ -3,7 +3,7 @@
 """A tiny GR00T N1.5 network with random weights, and inputs for it."""
 import torch
 
-from quantvla_ros.models import export
+from quantvla_ros.models import export, groot_export
 from quantvla_ros.models.architectures import build_network
 from quantvla_ros.models.groot_n15 import GrootInputs
 
@@ -20,7 +20,7 @@ PICTURES, TOKENS_PER_PICTURE = 2, 4
 
 
 def tiny_config():
-    return export.groot_hub_config(
+    return groot_export.hub_config(
         eagle=EAGLE, layers=3, features=(2, 16, 2), dit=(2, 12, 4), hidden=20, future_tokens=5
     )
 

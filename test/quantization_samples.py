@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from quantvla_ros.contract.load import load_contract
-from quantvla_ros.models import export
+from quantvla_ros.models import export, pi05_export
 from quantvla_ros.observation.types import Observation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,13 +31,13 @@ def write_checkpoint(directory: Path, dtype=torch.bfloat16, seed: int = 0) -> Pa
     statistics = export.statistics(numbers)
     slots = tuple(camera.slot for camera in robot.cameras)
     features = export.Features(slots, statistics, statistics, robot.action.names)
-    config = export.hub_config(
+    config = pi05_export.hub_config(
         features, image=28, chunk=4, execute=3, max_action_dim=8, sizes=SIZES
     )
     config['num_inference_steps'] = 3
     weights = export.random_weights(config, seed)
     words = ' '.join(COMMANDS).split()
-    export.write_checkpoint(directory, config, weights, features, words, dtype=dtype)
+    pi05_export.write_checkpoint(directory, config, weights, features, words, dtype=dtype)
     return directory
 
 

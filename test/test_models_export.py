@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantvla_ros.errors import CheckpointError, ObservationError
-from quantvla_ros.models import export, load_model
+from quantvla_ros.models import export, load_model, pi05_export
 from quantvla_ros.models.architectures import architecture_of, load_processor
 from quantvla_ros.models.checkpoint import read_config
 from quantvla_ros.observation.types import Observation
@@ -31,9 +31,10 @@ def checkpoint(tmp_path):
         action=export.statistics(rng.normal(size=(100, 5))),
         action_names=tuple('abcde'),
     )
-    config = export.hub_config(features, image=56, chunk=6, max_action_dim=8, sizes=SIZES)
+    config = pi05_export.hub_config(features, image=56, chunk=6, max_action_dim=8, sizes=SIZES)
     weights = export.random_weights(config, seed=1)
-    export.write_checkpoint(tmp_path, config, weights, features, ['touch', 'the', 'red', 'cube'])
+    words = ['touch', 'the', 'red', 'cube']
+    pi05_export.write_checkpoint(tmp_path, config, weights, features, words)
     return tmp_path
 
 

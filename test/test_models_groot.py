@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from quantvla_ros.errors import CheckpointError
-from quantvla_ros.models import export, load_model
+from quantvla_ros.models import export, groot_export, load_model
 from quantvla_ros.models.architectures import build_network
 from quantvla_ros.models.dit import AdaptiveLayerNorm
 from quantvla_ros.models.embodiment import distinct
@@ -427,7 +427,7 @@ def test_a_network_of_another_kind_is_refused_by_its_config(path, value, message
 
 def test_the_exported_config_of_full_size_is_the_public_one():
     with torch.device('meta'):
-        exported = build_network(export.groot_hub_config())
+        exported = build_network(groot_export.hub_config())
         default = build_network({'model_type': 'gr00t_n1_5'})
     assert exported.config == default.config
     assert EAGLE['image'] != exported.config.vision.image

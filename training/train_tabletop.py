@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from quantvla_ros.cli.main import main as command_line
-from quantvla_ros.models import export, load_model
+from quantvla_ros.models import export, load_model, pi05_export
 from quantvla_ros.models.architectures import build_network
 from quantvla_ros.models.checkpoint import count_parameters
 from quantvla_ros.models.pi05 import PI05, Prefix
@@ -116,7 +116,7 @@ def describe_data(workers: int) -> tuple[export.Features, dict[str, Any]]:
     state = export.statistics(np.concatenate([joints for joints, _ in parts]))
     action = export.statistics(np.concatenate([c.reshape(-1, c.shape[-1]) for _, c in parts]))
     features = export.Features(SLOTS, state, action, JOINTS)
-    config = export.hub_config(
+    config = pi05_export.hub_config(
         features,
         image=IMAGE,
         chunk=HORIZON,
@@ -157,7 +157,7 @@ def train(args: argparse.Namespace) -> None:
         model.load_state_dict(load_model(args.resume, device).state_dict())
     model.requires_grad_(True).train()
     # The workers need the processor files from the start.
-    export.write_checkpoint(args.out, config, model.state_dict().items(), features, words())
+    pi05_export.write_checkpoint(args.out, config, model.state_dict().items(), features, words())
     store = FrameStore(
         Layout(args.frames, IMAGE, HORIZON),
         args.out,
@@ -204,7 +204,7 @@ def train(args: argparse.Namespace) -> None:
             recent.clear()
     frames = store.ready
     store.close()
-    export.write_checkpoint(args.out, config, average.state_dict().items(), features, words())
+    pi05_export.write_checkpoint(args.out, config, average.state_dict().items(), features, words())
     summary = {
         'steps': step,
         'batch': args.batch,

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the checkpoint."""
     from quantvla_ros.contract.load import load_contract
-    from quantvla_ros.models import export
+    from quantvla_ros.models import export, pi05_export
 
     if args.out.exists() and any(args.out.iterdir()):
         raise CheckpointError(f'{args.out}: expected a new or empty directory, found files in it')
@@ -60,11 +60,11 @@ def run(args: argparse.Namespace) -> int:
     size = SIZES[args.size]
     slots = tuple(camera.slot for camera in contract.cameras)
     features = export.Features(slots, states, actions, contract.action.names)
-    config = export.hub_config(
+    config = pi05_export.hub_config(
         features, image=size['image'], chunk=size['chunk'], sizes=size['sizes']
     )
     weights = export.random_weights(config, args.seed)
-    export.write_checkpoint(args.out, config, weights, features, words)
+    pi05_export.write_checkpoint(args.out, config, weights, features, words)
     total = sum(file.stat().st_size for file in args.out.iterdir())
     print(
         f'{args.out}: {args.model} ({args.size}), random weights (seed {args.seed}), '
