@@ -190,7 +190,7 @@ def summary(out: Path, manifest: Manifest, calibration: Calibration) -> list[str
         f'{out}: artifact {manifest.artifact_id}, recipe {content["recipe"]["name"]} '
         f'({manifest.precision}), layout {content["layout"]["name"]}, '
         f'{len(calibration.layers)} layers',
-        f'weights {_size(before)} -> {_size(after)} ({100 * after / before:.0f} %)',
+        f'weights {_size(before)} -> {_size(after)} ({100 * after / before:.0f} % of it)',
         f'alpha {_range(alphas)}; beta {_range(calibration.corrections.beta)}',
         f'action error against float on {content["calibration"]["held_out"]} held-out observations '
         f'(normalised units): rms {error.rms:.2e}, largest {error.largest:.2e}, relative '
