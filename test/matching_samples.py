@@ -3,8 +3,9 @@
 """A small pi0.5 with an action head of any depth, and samples for matching a student to it."""
 import torch
 
-from quantvla_ros.models.gemma import GemmaConfig, Prefix
+from quantvla_ros.models.gemma import GemmaConfig
 from quantvla_ros.models.pi05 import PI05, PI05Config
+from quantvla_ros.models.prefix import Prefix
 from quantvla_ros.models.siglip import VisionConfig
 from quantvla_ros.quantization.matching import HeadSample, copy_head, match_head
 from quantvla_ros.quantization.recipe import Balance, Estimation, Temperature

@@ -31,7 +31,7 @@ class HeadSizes(Protocol):
 
 
 def gated_block(
-    layer: str, norm: str, sizes: HeadSizes, *, own_values: bool = True
+    layer: str, norm: str, sizes: HeadSizes, *, own_values: bool = True, crosses: bool = False
 ) -> list[Equalization]:
     """The equalizations of one pre-norm block.
 
@@ -41,6 +41,7 @@ def gated_block(
             does not see what folds before them, and values pass it by.
         own_values: the block's output projection reads its own values and nothing else does; False
             leaves them alone.
+        crosses: its keys and values read other tokens than its norm gives.
     """
     attention, mlp = f'{layer}self_attn.', f'{layer}mlp.'
     group = sizes.heads // sizes.kv_heads
@@ -49,11 +50,11 @@ def gated_block(
         for head in range(sizes.heads)
         for channel in range(sizes.head_dim)
     )
-    qkv = tuple(f'{attention}{name}_proj' for name in 'qkv')
+    readers = tuple(f'{attention}{name}_proj' for name in ('q' if crosses else 'qkv'))
     gated = (f'{mlp}gate_proj', f'{mlp}up_proj')
     values = Equalization((f'{attention}o_proj',), f'{attention}v_proj', 'linear', value_of)
     return [
-        Equalization(qkv, f'{layer}input_layernorm', norm),
+        Equalization(readers, f'{layer}input_layernorm', norm),
         *([values] if own_values else []),
         Equalization(gated, f'{layer}post_attention_layernorm', norm),
         Equalization((f'{mlp}down_proj',), f'{mlp}up_proj', 'linear'),

@@ -153,12 +153,21 @@ class GroupedAttention(nn.Module):
         probe: while set, called once for each `attend`; calibration reads logits and outputs so.
     """
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        context_width: int | None = None,
+    ) -> None:
+        """Keys and values are made of tokens of `context_width`; of the queries' own if None."""
         super().__init__()
+        context_width = context_width or width
         self.num_heads, self.num_kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.q_proj = nn.Linear(width, heads * head_dim, bias=False)
-        self.k_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
-        self.v_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(context_width, kv_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(context_width, kv_heads * head_dim, bias=False)
         self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
         self.probe: Probe | None = None
 
@@ -179,6 +188,12 @@ class GroupedAttention(nn.Module):
     def key_value(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """[B, T, width] to rotated keys and values [B, kv_heads, T, head_dim]."""
         return rotate(self._heads(self.k_proj(x)), rotary), self._heads(self.v_proj(x))
+
+    def reproject(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Another attention's keys and values to its own, unrotated; both as `key_value` has them.
+        """
+        key, value = (x.transpose(1, 2).flatten(2) for x in (key, value))
+        return self._heads(self.k_proj(key)), self._heads(self.v_proj(value))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, valid: Tensor) -> Tensor:
         """Weighted values through the output projection.

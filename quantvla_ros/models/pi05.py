@@ -24,8 +24,6 @@ from quantvla_ros.models.gemma import (
     ExpertStack,
     GemmaConfig,
     Modulation,
-    Prefix,
-    PrefixStack,
 )
 from quantvla_ros.models.layers import Container, PreparingModule, time_embedding
 from quantvla_ros.models.network import (
@@ -35,6 +33,7 @@ from quantvla_ros.models.network import (
     InterfacePoint,
     integrate,
 )
+from quantvla_ros.models.prefix import Prefix, PrefixStack
 from quantvla_ros.models.roles import Place, Role, find_places
 from quantvla_ros.models.siglip import VisionConfig, VisionTower
 
