@@ -23,6 +23,9 @@ from quantvla_ros.errors import CheckpointError
 FILE = 'data_config.yaml'
 MODES = ('min_max', 'quantiles', 'mean_std', 'binary', 'sin_cos')
 
+# Choices of `resize`, by model.
+RESIZES = {'pi05': ('lerobot', 'openpi'), 'gr00t_n1_5': ('isaac', 'lerobot')}
+
 # Keys that may be given, by model; `data_config` and `model` always.
 KEYS: dict[str, tuple[str, ...]] = {
     'pi05': (
@@ -31,7 +34,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     ),
     'gr00t_n1_5': (
         'cameras', 'embodiment', 'embodiment_id', 'state', 'action', 'statistics', 'tokenizer',
-        'crop', 'instruction', 'control_period', 'execute_steps',
+        'resize', 'crop', 'instruction', 'control_period', 'execute_steps',
     ),
     'smolvla': (
         'cameras', 'statistics', 'tokenizer', 'control_period', 'execute_steps', 'state_names',
@@ -71,7 +74,7 @@ class DataConfig:
         state_names, action_names: of single numbers, for statistics that are of one vector.
         statistics, tokenizer: files, relative to this one.
         prompt_state: 'raw', 'pad32' or 'none': how the state stands in pi0.5's prompt.
-        resize: 'lerobot' or 'openpi': how pictures are fitted.
+        resize: how pictures are fitted, one of RESIZES.
         crop: share of a picture's sides that is kept, about its middle.
         instruction: 'plain' or 'as_list': the command as it is, or as a Python list of one.
         control_period: s between two actions of a chunk; execute_steps: actions to run of it.
@@ -149,7 +152,9 @@ def load_data_config(path: str | Path) -> DataConfig:
                 f'one of the keys of {model}: {", ".join(KEYS[model])}', f'the key {name!r}',
                 'remove it',
             )
-        values[name] = _READERS[name](place)
+        values[name] = (
+            place.choice(RESIZES[model]) if name == 'resize' else _READERS[name](place)
+        )
     return DataConfig(path, model, **values)
 
 
@@ -195,7 +200,6 @@ _READERS: Mapping[str, Any] = {
     'statistics': lambda place: place.text('a file'),
     'tokenizer': lambda place: place.text('a file'),
     'prompt_state': lambda place: place.choice(('raw', 'pad32', 'none')),
-    'resize': lambda place: place.choice(('lerobot', 'openpi')),
     'crop': lambda place: place.between(0.0, 1.0, ''),
     'instruction': lambda place: place.choice(('plain', 'as_list')),
     'control_period': lambda place: place.between(0.0, 10.0, 's'),

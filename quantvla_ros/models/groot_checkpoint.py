@@ -126,5 +126,8 @@ ARCHITECTURE = Architecture(
     tied={LM_HEAD: EMBEDDING},
     # Encoders and decoder are not tiny; what a robot uses of them works in float32.
     float32_modules=('action_head.model.timestep_encoder', 'action_head.model.proj_out_'),
-    processor=GrootProcessor.from_directory,
+    processor=lambda directory, config, data: GrootProcessor.from_directory(
+        directory, config, data, sizes=groot_config(config)
+    ),
+    aliases=('groot',),  # lerobot's directories
 )
