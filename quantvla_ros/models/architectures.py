@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from quantvla_ros.errors import CheckpointError
-from quantvla_ros.models import groot_checkpoint, pi05_checkpoint
+from quantvla_ros.models import groot_checkpoint, pi05_checkpoint, smolvla_checkpoint
 from quantvla_ros.models.architecture import Architecture, Processor
 from quantvla_ros.models.data_config import find_data_config
 
 ARCHITECTURES: dict[str, Architecture] = {
-    one.kind: one for one in (pi05_checkpoint.ARCHITECTURE, groot_checkpoint.ARCHITECTURE)
+    one.kind: one
+    for one in (
+        pi05_checkpoint.ARCHITECTURE,
+        groot_checkpoint.ARCHITECTURE,
+        smolvla_checkpoint.ARCHITECTURE,
+    )
 }
 
 

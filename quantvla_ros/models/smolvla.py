@@ -1,6 +1,6 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""SmolVLA: the first layers of SmolVLM2, and an expert that integrates a flow to a chunk of actions.
+"""SmolVLA: the first layers of SmolVLM2, and an expert that integrates a flow to actions.
 
 Knows tensors; knows nothing of checkpoints, prompts, normalisation or quantization.
 Source: SmolVLA (arXiv 2506.01844) and its public checkpoints, whose key names the module tree
@@ -10,7 +10,7 @@ the time's share of the action tokens once for given weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -96,10 +96,10 @@ class Connector(nn.Module):
         self.modality_projection = Container(proj=nn.Linear(inputs, config.text.width, bias=False))
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, rows * columns, width] to [B, tokens, text width]; channels by row, column, channel.
-        """
+        """[B, rows * columns, width] to [B, tokens, text width]."""
         blocks = round(features.shape[1] ** 0.5) // self.side
         grid = features.unflatten(1, (blocks, self.side, blocks, self.side))
+        # a square's patches follow each other row by row
         squares = grid.transpose(2, 3).flatten(1, 2).flatten(2)
         return self.modality_projection.proj(squares)  # type: ignore[operator]
 
@@ -164,8 +164,7 @@ class ExpertLayer(nn.Module):
 
 
 class ExpertStack(nn.Module):
-    """The action expert: some layers read the prefix and, causally, their own tokens, others cross.
-    """
+    """The action expert: layers that attend to prefix and own tokens, and layers that cross."""
 
     layers: Sequence[ExpertLayer]
 

@@ -1,0 +1,117 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Calibration is the same code for every network: here SmolVLA, with two kinds of attention."""
+import dataclasses
+
+import pytest
+import torch
+from matching_samples import balance, estimation, match, shrink, temperature
+from smolvla_samples import tiny_inputs, tiny_network, tiny_noise
+
+from quantvla_ros.models.network import act
+from quantvla_ros.quantization.calibrate import calibrate
+from quantvla_ros.quantization.matching import HeadSample, copy_head
+from quantvla_ros.quantization.memory import memory, quantized_parts
+from quantvla_ros.quantization.recipe_file import load_recipe
+
+
+class Processor:
+    """Observations here are numbers; each gives other inputs."""
+
+    def inputs(self, observation, device='cpu'):
+        return tiny_inputs(observation)
+
+
+def run(recipe, **changes):
+    model = tiny_network()
+    found = calibrate(
+        model,
+        Processor(),
+        dataclasses.replace(load_recipe(recipe), **changes),
+        range(16),
+        range(100, 103),
+        action_size=model.noise_shape[1],
+        device=torch.device('cpu'),
+        dtypes={},
+        seed=0,
+    )
+    return model, found
+
+
+@pytest.mark.parametrize(('recipe', 'worst'), [('w8a8', 0.03), ('w4a8', 0.2), ('paper-w4a8', 0.5)])
+def test_the_recipes_run_on_smolvla(recipe, worst):
+    model, found = run(recipe)
+    assert 0 < found.corrected.relative < worst
+    assert len(found.corrections.alpha) == len(model.head_layers()) == 4
+    before, after = quantized_parts(memory(model))
+    if recipe != 'paper-w4a8':  # whose rotations outweigh so small a network
+        assert after < before
+
+
+def test_both_sides_of_the_interface_are_balanced():
+    # values of the prefix where the expert reads them, and its projections of them where it crosses
+    recipe = load_recipe('w4a8')
+    settings = dataclasses.replace(recipe.balance, interface=True, dead_band=0.0)
+    model, found = run('w4a8', balance=settings)
+    assert set(found.interface) == {point.projection for point in model.interface()}
+    assert {point.side for point in model.interface()} == {'input', 'output'}
+
+
+def head_samples(model, count=3):
+    samples = []
+    for seed in range(count):
+        inputs = tiny_inputs(seed, batch=2, padding=2)
+        context = model.backbone(*model.embed(inputs))
+        samples.append(HeadSample(context, context, inputs, tiny_noise(seed, batch=2)))
+    return samples
+
+
+def test_shrunken_heads_are_restored_in_both_kinds_of_attention():
+    teacher = tiny_network()
+    student = copy_head(teacher)
+    alpha = [[0.8, 1.2, 1.0, 0.9], [1.1, 0.85, 1.2, 1.0], [0.9, 0.75, 1.1, 1.2], [1.2, 1.3, 0.8, 1]]
+    beta, mlp = [0.8, 1.2, 0.9, 1.1], [1.15, 0.85, 0.75, 1.2]
+    shrink(student, alpha, beta, mlp)
+    found = match(student, teacher, head_samples(teacher), balance=balance(mlp=True))
+    for values, factors in ((found.alpha, alpha), (found.beta, beta), (found.beta_mlp, mlp)):
+        expected = 1 / torch.tensor(factors)
+        torch.testing.assert_close(torch.tensor(values), expected, rtol=1e-3, atol=0)
+    for before, after in zip(found.before, found.after, strict=True):
+        assert min(before.attention, before.mlp) > 0.03
+        assert max(*after.logits, after.attention, after.mlp) < 1e-3
+
+
+def test_a_shrunken_prefix_is_restored_where_cross_layers_read_it():
+    teacher = tiny_network()
+    student = copy_head(teacher)
+    samples = head_samples(teacher)
+    shrunk = [
+        dataclasses.replace(
+            sample,
+            student_context=dataclasses.replace(
+                sample.student_context,
+                keys=tuple(0.8 * key for key in sample.student_context.keys),
+                values=tuple(0.8 * value for value in sample.student_context.values),
+            ),
+        )
+        for sample in samples
+    ]
+    found = match(
+        student,
+        teacher,
+        shrunk,
+        temperature=temperature(False),
+        balance=balance(interface=True),
+        estimation=estimation('parallel'),
+    )
+    paths = [point.projection for point in student.interface() if point.side == 'input']
+    assert found.interface == pytest.approx(dict.fromkeys(paths, 1.25), rel=1e-4)
+
+
+def test_cross_layers_project_the_prefix_once_for_all_steps():
+    model, calls = tiny_network(), []
+    for index, layer in enumerate(model.expert.layers):
+        layer.self_attn.k_proj.register_forward_hook(lambda *_, index=index: calls.append(index))
+    act(model, tiny_inputs(), tiny_noise())
+    steps = model.denoising_steps
+    assert {index: calls.count(index) for index in range(4)} == {0: steps, 1: 1, 2: steps, 3: 1}
