@@ -27,6 +27,7 @@ def groot_config(config: Mapping[str, Any]) -> GrootConfig:
     Raises:
         CheckpointError: a feature we do not support, or sizes that do not fit together.
     """
+    _refuse_later(config)
     backbone, head = section(config, 'backbone_cfg'), section(config, 'action_head_cfg')
     dit, refine = section(head, 'diffusion_model_cfg'), section(head, 'vl_self_attention_cfg')
     eagle = section(config, '_eagle')
@@ -85,6 +86,36 @@ def groot_config(config: Mapping[str, Any]) -> GrootConfig:
             embodiments=head.get('max_num_embodiments', sizes.embodiments),
         )
     )
+
+
+# What later models of the same name have in their configs: fields, and how they call themselves.
+_LATER: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ('GR00T N1.7', ('n1_7_backbone_model',), r'n1[._d]7|cosmos-reason'),
+    (
+        'GR00T N1.6',
+        ('use_alternate_vl_dit', 'attend_text_every_n_blocks', 'backbone_model_type'),
+        r'n1[._d]6|eagle-block2a',
+    ),
+)
+_CALLED = ('base_model_path', 'model_version', 'model_type', 'model_name', 'tokenizer_assets_repo')
+
+
+def _refuse_later(config: Mapping[str, Any]) -> None:
+    """GR00T N1.6 and N1.7 are other networks, whose configs may pass for this one's.
+
+    Raises:
+        CheckpointError: it is one of them.
+    """
+    for title, fields, spelling in _LATER:
+        for key in (*fields, *_CALLED):
+            value = config.get(key)
+            named = isinstance(value, str) and re.search(spelling, value, re.IGNORECASE)
+            if named or (key in fields and value is not None):
+                raise CheckpointError(
+                    f'config.json: {key}: expected GR00T N1.5, found {value!r}, which only '
+                    f'{title} has; that is another network and not supported, pass a checkpoint of '
+                    f'nvidia/GR00T-N1.5-3B'
+                )
 
 
 def _transformer(settings: Mapping[str, Any], default: TransformerConfig) -> TransformerConfig:
