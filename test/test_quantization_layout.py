@@ -16,7 +16,7 @@ from quantvla_ros.quantization.layout import LAYOUTS
 KEYS = Path(__file__).resolve().parents[2] / 'shared' / 'reference' / 'models_keys.txt'
 needs_keys = pytest.mark.skipif(not KEYS.exists(), reason='list of public keys not at hand')
 
-SECTIONS = {'pi05': '== pi05', 'gr00t_n1_5': '== GR00T N1.5'}
+SECTIONS = {'pi05': '== pi05', 'gr00t_n1_5': '== GR00T N1.5', 'smolvla': '== SmolVLA'}
 QKVO = tuple(f'self_attn.{p}_proj' for p in 'qkvo')
 GATED = tuple(f'mlp.{p}_proj' for p in ('gate', 'up', 'down'))
 DIT_ATTENTION = ('attn1.to_q', 'attn1.to_k', 'attn1.to_v', 'attn1.to_out.0')
@@ -30,25 +30,32 @@ GEMMA = 'paligemma_with_expert.paligemma.model.language_model.layers'
 EXPERT = 'paligemma_with_expert.gemma_expert.model.layers'
 QWEN = 'backbone.eagle_model.language_model.model.layers'
 DIT = 'action_head.model.transformer_blocks'
+SMOL = 'vlm_with_expert.vlm.model'
+SMOL_EXPERT = 'vlm_with_expert.lm_expert.layers'
 LANGUAGE = {
     'pi05': layers(GEMMA, 18, QKVO + GATED),
     'gr00t_n1_5': layers(QWEN, 12, QKVO + GATED),
+    'smolvla': layers(f'{SMOL}.text_model.layers', 16, QKVO + GATED),
 }
 HEAD_MLP = {
     'pi05': layers(EXPERT, 18, GATED),
     'gr00t_n1_5': layers(DIT, 16, ('ff.net.0.proj', 'ff.net.2')),
+    'smolvla': layers(SMOL_EXPERT, 16, GATED),
 }
 HEAD_ATTENTION = {
     'pi05': layers(EXPERT, 18, QKVO),
     'gr00t_n1_5': layers(DIT, 16, DIT_ATTENTION),
+    'smolvla': layers(SMOL_EXPERT, 16, QKVO),
 }
-VISION = {
-    'pi05': 'paligemma_with_expert.paligemma.model.vision_tower.vision_model',
-    'gr00t_n1_5': 'backbone.eagle_model.vision_model.vision_model',
+VISION = {  # path, layers
+    'pi05': ('paligemma_with_expert.paligemma.model.vision_tower.vision_model', 27),
+    'gr00t_n1_5': ('backbone.eagle_model.vision_model.vision_model', 27),
+    'smolvla': (f'{SMOL}.vision_model', 12),
 }
 PROJECTOR = {
     'pi05': 'paligemma_with_expert.paligemma.model.multi_modal_projector.linear',
     'gr00t_n1_5': 'backbone.eagle_model.mlp1.0',
+    'smolvla': f'{SMOL}.connector.modality_projection.proj',
 }
 VISION_PARTS = ('q_proj', 'k_proj', 'v_proj', 'out_proj')
 
@@ -67,7 +74,8 @@ def full_size(kind):
 def expected_layers(layout, kind):
     language, mlp, attention = LANGUAGE[kind], HEAD_MLP[kind], HEAD_ATTENTION[kind]
     parts = (*(f'self_attn.{p}' for p in VISION_PARTS), 'mlp.fc1', 'mlp.fc2')
-    sees = layers(f'{VISION[kind]}.encoder.layers', 27, parts) | {PROJECTOR[kind]}
+    tower, depth = VISION[kind]
+    sees = layers(f'{tower}.encoder.layers', depth, parts) | {PROJECTOR[kind]}
     return {
         'paper': language | mlp,
         'language': language,
@@ -76,9 +84,10 @@ def expected_layers(layout, kind):
     }[layout]
 
 
-COUNTS = {  # of the paper's table 1 and its code; extended: + 27 x 6 and the projector
+COUNTS = {  # of the paper's table 1 and its code; extended: + 6 a layer and the projector
     'pi05': {'paper': 180, 'language': 126, 'full': 252, 'extended': 180 + 163},
     'gr00t_n1_5': {'paper': 116, 'language': 84, 'full': 180, 'extended': 116 + 163},
+    'smolvla': {'paper': 160, 'language': 112, 'full': 224, 'extended': 160 + 73},
 }
 
 
@@ -121,15 +130,16 @@ def test_the_full_network_has_every_tensor_of_the_public_checkpoint_and_no_other
             public[architecture.tied.get(key, key)] = shape
     ours = {name: tuple(tensor.shape) for name, tensor in full_size.state_dict().items()}
     assert ours == public
-    assert len(ours) == {'pi05': 811, 'gr00t_n1_5': 887}[kind]
+    assert len(ours) == {'pi05': 811, 'gr00t_n1_5': 887, 'smolvla': 499}[kind]
 
 
 @needs_keys
 def test_the_list_of_public_keys_was_read_to_the_end(kind):
     shapes = public_shapes(kind)
-    assert len(shapes) == {'pi05': 813, 'gr00t_n1_5': 899}[kind]
+    assert len(shapes) == {'pi05': 813, 'gr00t_n1_5': 899, 'smolvla': 500}[kind]
     elements = sum(torch.Size(shape).numel() for shape in shapes.values())
-    assert elements / 1e9 == pytest.approx({'pi05': 4.143, 'gr00t_n1_5': 2.724}[kind], abs=5e-4)
+    billions = {'pi05': 4.143, 'gr00t_n1_5': 2.724, 'smolvla': 0.450}[kind]
+    assert elements / 1e9 == pytest.approx(billions, abs=5e-4)
 
 
 def test_every_linear_layer_has_a_place_and_every_part_its_name(kind, full_size):
@@ -173,6 +183,13 @@ def test_the_parts_around_the_action_head_stay_float_for_their_own_reasons(kind,
             'action_head.model.proj_out_2': Role.HEAD_INPUT_OUTPUT,
             'action_head.vl_self_attention.transformer_blocks.0.ff.net.2': Role.FEATURES,
         },
+        'smolvla': {
+            f'{SMOL_EXPERT}.3.self_attn.k_proj': Role.HEAD_ATTENTION,
+            'state_proj': Role.HEAD_INPUT_OUTPUT,
+            'action_in_proj': Role.HEAD_INPUT_OUTPUT,
+            'action_time_mlp_in': Role.HEAD_INPUT_OUTPUT,
+            'action_out_proj': Role.HEAD_INPUT_OUTPUT,
+        },
     }[kind]
     assert {name: reason_of[name] for name in expected} == {
         name: reasons[role] for name, role in expected.items()
@@ -185,6 +202,7 @@ def test_the_parts_around_the_action_head_stay_float_for_their_own_reasons(kind,
             'action_head.action_decoder.layer2',
             'action_head.future_tokens',
         },
+        'smolvla': {f'{SMOL}.text_model.embed_tokens'},
     }[kind]
     assert all(reason_of[name].startswith('no linear layer') for name in tables)
 
