@@ -122,6 +122,7 @@ class Architecture:
             modules that touch the integrated actions or the time.
         processor: (directory, config, what the user says of the data) to its processor.
         aliases: other names that config.json may give it.
+        untyped: whether a config.json that names no model is one of it.
     """
 
     kind: str
@@ -133,3 +134,4 @@ class Architecture:
     float32_modules: tuple[str, ...]
     processor: Callable[[Path, Mapping[str, Any], DataConfig | None], Processor]
     aliases: tuple[str, ...] = ()
+    untyped: Callable[[Mapping[str, Any]], bool] = lambda config: False

@@ -30,7 +30,7 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """
     kind = config.get('type') or config.get('model_type')
     for one in ARCHITECTURES.values():
-        if kind in (one.kind, *one.aliases):
+        if kind in (one.kind, *one.aliases) or (kind is None and one.untyped(config)):
             return one
     raise CheckpointError(
         f'config.json: type: expected one of {sorted(ARCHITECTURES)}, found {kind!r}; '

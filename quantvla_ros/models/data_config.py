@@ -24,13 +24,13 @@ FILE = 'data_config.yaml'
 MODES = ('min_max', 'quantiles', 'mean_std', 'binary', 'sin_cos')
 
 # Choices of `resize`, by model.
-RESIZES = {'pi05': ('lerobot', 'openpi'), 'gr00t_n1_5': ('isaac', 'lerobot')}
+RESIZES = {'pi05': ('lerobot', 'lerobot_0_4', 'openpi'), 'gr00t_n1_5': ('isaac', 'lerobot')}
 
 # Keys that may be given, by model; `data_config` and `model` always.
 KEYS: dict[str, tuple[str, ...]] = {
     'pi05': (
         'cameras', 'statistics', 'tokenizer', 'prompt_state', 'resize', 'control_period',
-        'execute_steps', 'state_names', 'action_names',
+        'execute_steps', 'state_names', 'action_names', 'relative_actions',
     ),
     'gr00t_n1_5': (
         'cameras', 'embodiment', 'embodiment_id', 'state', 'action', 'statistics', 'tokenizer',
@@ -72,6 +72,8 @@ class DataConfig:
         embodiment: name under which statistics are stored; embodiment_id: row of the weights.
         state, action: parts in the order of training.
         state_names, action_names: of single numbers, for statistics that are of one vector.
+        relative_actions: which numbers of an action are relative to the state, in runs as openpi
+            writes them: [6, -1] is six that are and one that is not.
         statistics, tokenizer: files, relative to this one.
         prompt_state: 'raw', 'pad32' or 'none': how the state stands in pi0.5's prompt.
         resize: how pictures are fitted, one of RESIZES.
@@ -89,6 +91,7 @@ class DataConfig:
     action: tuple[VectorPart, ...] = ()
     state_names: tuple[str, ...] | None = None
     action_names: tuple[str, ...] | None = None
+    relative_actions: tuple[int, ...] = ()
     statistics: str | None = None
     tokenizer: str | None = None
     prompt_state: str | None = None
@@ -165,6 +168,13 @@ def _texts(place: Place) -> tuple[str, ...]:
     return texts
 
 
+def _runs(place: Place) -> tuple[int, ...]:
+    runs = tuple(one.integer(-1000, 1000) for one in place.sequence())
+    if not runs or 0 in runs:
+        place.fail('a list of whole numbers unlike 0', f'{list(runs)}')
+    return runs
+
+
 def _parts(place: Place) -> tuple[VectorPart, ...]:
     parts = []
     for one in place.sequence():
@@ -197,6 +207,7 @@ _READERS: Mapping[str, Any] = {
     'action': _parts,
     'state_names': _texts,
     'action_names': _texts,
+    'relative_actions': _runs,
     'statistics': lambda place: place.text('a file'),
     'tokenizer': lambda place: place.text('a file'),
     'prompt_state': lambda place: place.choice(('raw', 'pad32', 'none')),

@@ -12,6 +12,7 @@ from typing import Any
 
 from quantvla_ros.errors import CheckpointError
 from quantvla_ros.models.architecture import Architecture
+from quantvla_ros.models.openpi_files import is_openpi
 from quantvla_ros.models.pi05 import GEMMA_2B, GEMMA_300M, PI05, GemmaConfig, PI05Config
 from quantvla_ros.models.pi05_processor import PI05Processor
 from quantvla_ros.models.siglip import VisionConfig
@@ -23,6 +24,8 @@ VARIANTS = {'gemma_2b': GEMMA_2B, 'gemma_300m': GEMMA_300M}
 def pi05_config(config: Mapping[str, Any]) -> PI05Config:
     """Sizes of a pi0.5 network from a hub config; reduced ones are given by `_sizes`.
 
+    openpi's converter calls two of them otherwise, and leaves out what never differs.
+
     Raises:
         CheckpointError: a variant we do not know, or a feature we do not support.
     """
@@ -32,11 +35,12 @@ def pi05_config(config: Mapping[str, Any]) -> PI05Config:
                 f'config.json: {switch} is on, which is not supported; '
                 f'use a checkpoint trained without it'
             )
-    height, width = config.get('image_resolution', (224, 224))
-    if height != width or height % VisionConfig.patch:
+    resolution = config.get('image_resolution', (224, 224))
+    height = resolution[0] if isinstance(resolution, (list, tuple)) and resolution else None
+    if type(height) is not int or list(resolution) != [height] * 2 or height % VisionConfig.patch:
         raise CheckpointError(
             f'config.json: image_resolution: expected a square divisible by {VisionConfig.patch}, '
-            f'found {height}x{width}'
+            f'found {resolution}'
         )
     sizes = config.get('_sizes')
     if sizes:
@@ -65,8 +69,8 @@ def pi05_config(config: Mapping[str, Any]) -> PI05Config:
             prefix=prefix,
             expert=expert,
             vocabulary=vocabulary,
-            action_dim=config.get('max_action_dim', 32),
-            chunk=config.get('chunk_size', 50),
+            action_dim=config.get('max_action_dim', config.get('action_dim', 32)),
+            chunk=config.get('chunk_size', config.get('action_horizon', 50)),
             steps=config.get('num_inference_steps', 10),
             min_period=config.get('min_period', 4e-3),
             max_period=config.get('max_period', 4.0),
@@ -86,7 +90,13 @@ def _variant(config: Mapping[str, Any], key: str, default: str) -> GemmaConfig:
 _TREE = 'paligemma_with_expert.paligemma.'
 LM_HEAD = _TREE + 'lm_head.weight'
 EMBEDDING = _TREE + 'model.language_model.embed_tokens.weight'
-_UNUSED = re.compile(r'paligemma_with_expert\.gemma_expert\.lm_head\.|state_proj\.')
+_EXPERT = r'paligemma_with_expert\.gemma_expert\.'
+# Output layer and embedding of an expert that reads no words, weights of norms that have a
+# modulation instead, and pi0's projection of the state.
+_UNUSED = re.compile(
+    rf'{_EXPERT}lm_head\.|{_EXPERT}model\.embed_tokens\.|{_EXPERT}model\.(layers\.\d+\.'
+    r'(input|post_attention)_layer)?norm\.weight$|state_proj\.'
+)
 
 
 def canonical_key(name: str) -> str | None:
@@ -117,6 +127,7 @@ ARCHITECTURE = Architecture(
     tied={LM_HEAD: EMBEDDING},
     float32_modules=('action_in_proj', 'action_out_proj', 'time_mlp_in', 'time_mlp_out'),
     processor=lambda directory, config, data: PI05Processor.from_directory(
-        directory, config, data, vocabulary=pi05_config(config).vocabulary
+        directory, config, data, network=pi05_config(config)
     ),
+    untyped=is_openpi,
 )

@@ -1,14 +1,12 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The steps around a network, as the checkpoint's own files list them.
+"""What surrounds pi0.5: observation to prompt and pictures, network output to actions.
 
-Knows `policy_preprocessor.json`, `policy_postprocessor.json` and what each step means; knows
-nothing of robots or ROS. A step that is not known here is an error: skipping one silently is how
-a policy that worked in training moves to the wrong place.
+Reads lerobot's directories (processor files) and openpi's converted ones (norm_stats.json) alike;
+knows nothing of robots or ROS. What neither records is a switch of the data config.
 """
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +15,27 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from torch import Tensor
 
 from quantvla_ros.errors import CheckpointError, ObservationError
+from quantvla_ros.models.data_config import FILE as DATA_CONFIG
 from quantvla_ros.models.data_config import DataConfig
-from quantvla_ros.models.images import resize_with_pad, to_tensor
-from quantvla_ros.models.normalization import Mode, Normalizer
-from quantvla_ros.models.pi05 import ModelInputs
+from quantvla_ros.models.images import (
+    resize_with_pad,
+    resize_with_pad_antialiased,
+    to_bytes,
+    to_tensor,
+)
+from quantvla_ros.models.lerobot_steps import (
+    NORMALIZE,
+    TOKENIZE,
+    add_state,
+    read_lerobot_steps,
+    with_names,
+)
+from quantvla_ros.models.normalization import Normalizer
+from quantvla_ros.models.openpi_files import CAMERAS, MAX_TOKENS, is_openpi, read_openpi_files
+from quantvla_ros.models.pi05 import ModelInputs, PI05Config
 from quantvla_ros.models.tokenizer import (
     PALIGEMMA,
     PALIGEMMA_FILES,
@@ -33,17 +43,22 @@ from quantvla_ros.models.tokenizer import (
     find_tokenizer,
     load_tokenizer,
     pi05_prompt,
+    tokenizer_files,
 )
 from quantvla_ros.observation.types import Observation
 
-PREPROCESSOR = 'policy_preprocessor.json'
-POSTPROCESSOR = 'policy_postprocessor.json'
-STATE, ACTION = 'observation.state', 'action'
+PROMPT_STEP = 'pi05_prepare_state_tokenizer_processor_step'
+_BEGIN = '<bos>'
 
-# Steps that need nothing from us: batching and moving to a device are ours by construction, and
-# the prompt is built in `inputs`.
-_PASSIVE = ('to_batch_processor', 'device_processor', 'pi05_prepare_state_tokenizer_processor_step')
-_RELATIVE = ('delta_actions_processor', 'relative_actions_processor', 'absolute_actions_processor')
+_RESIZES = {
+    'lerobot': lambda picture, size, device: resize_with_pad(to_tensor(picture, device), size),
+    'lerobot_0_4': lambda picture, size, device: resize_with_pad(
+        to_tensor(picture, device), size, bar=-1.0
+    ),
+    'openpi': lambda picture, size, device: resize_with_pad_antialiased(
+        to_bytes(picture, device), size
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -51,9 +66,13 @@ class PI05Processor:
     """Observation to network inputs, network output to actions.
 
     Attributes:
-        slots: image features in the network's order.
+        slots: image features in the network's order, as the data (and so the contract) name them.
         image: side of the network's pictures.
         state, action: normalisation; their sizes are the robot's.
+        relative: per number of the action, whether the state is added to it; None: to none.
+        prompt_state: 'raw', 'pad32' (zeros after the state, as lerobot 0.4 had it) or 'none'.
+        padded_state: numbers of a padded state.
+        resize: 'lerobot', 'lerobot_0_4' or 'openpi'.
         max_tokens: longer prompts are an error.
         files, tokenizer_file: what it was read from.
         state_names, action_names: None where the files do not say.
@@ -67,6 +86,10 @@ class PI05Processor:
     max_tokens: int
     files: tuple[Path, ...]
     tokenizer_file: Path
+    relative: tuple[bool, ...] | None = None
+    prompt_state: str = 'raw'
+    padded_state: int = 32
+    resize: str = 'lerobot'
     state_names: tuple[str, ...] | None = None
     action_names: tuple[str, ...] | None = None
     control_period: float | None = None
@@ -89,71 +112,60 @@ class PI05Processor:
         config: Mapping[str, Any],
         data: DataConfig | None = None,
         *,
-        vocabulary: int,
+        network: PI05Config,
     ) -> PI05Processor:
-        """Read the processor files of a checkpoint or artifact.
+        """Read what surrounds the network of a checkpoint or artifact.
 
         Args:
+            config: its config.json.
             data: what the user says of the training data.
-            vocabulary: of the network.
+            network: its sizes.
         Raises:
             CheckpointError: a file or statistic is missing, or a step is unknown.
         """
         directory = Path(directory)
-        before = _read_steps(directory / PREPROCESSOR)
-        after = _read_steps(directory / POSTPROCESSOR)
-        for place, steps in ((PREPROCESSOR, before), (POSTPROCESSOR, after)):
-            _refuse_unknown(directory / place, steps)
-        normalizer = _one(directory / PREPROCESSOR, before, 'normalizer_processor')
-        restorer = _one(directory / POSTPROCESSOR, after, 'unnormalizer_processor')
-        tokens = _one(directory / PREPROCESSOR, before, 'tokenizer_processor')['config']
-        tokenizer_file = find_tokenizer(directory, data, PALIGEMMA_FILES, PALIGEMMA)
-        tokenizer = load_tokenizer(tokenizer_file)
-        if tokenizer.size > vocabulary:
+        found = (_openpi if is_openpi(config) else _lerobot)(directory, config, data)
+        for name in ('state', 'action'):
+            names = with_names(found.get(f'{name}_names'), found[name].size, name, data)
+            found[f'{name}_names'] = names
+        if found['action'].size > network.action_dim:
             raise CheckpointError(
-                f'{directory}: the tokenizer has {tokenizer.size} ids, the network {vocabulary}; '
-                f'it belongs to another model'
+                f'{directory}: action: expected statistics of at most {network.action_dim} '
+                f'numbers, as the network gives, found {found["action"].size}'
             )
-        slots = tuple(
-            name
-            for name, feature in config.get('input_features', {}).items()
-            if feature['type'] == 'VISUAL'
+        tokenizer_file = find_tokenizer(
+            directory, data, PALIGEMMA_FILES, PALIGEMMA, 'accept its terms there first'
         )
-        if not slots:
+        tokenizer = load_tokenizer(tokenizer_file, _BEGIN)
+        if tokenizer.size > network.vocabulary:
             raise CheckpointError(
-                f'{directory}/config.json: input_features: expected at least one VISUAL feature, '
-                f'found none; a base checkpoint must be fine-tuned or its features filled in'
+                f'{tokenizer_file}: expected at most {network.vocabulary} ids, as the network has, '
+                f'found {tokenizer.size}; it belongs to another model'
             )
         return cls(
-            slots=slots,
-            image=config['image_resolution'][0],
-            state=_normalizer(directory, normalizer, STATE, 'STATE'),
-            action=_normalizer(directory, restorer, ACTION, 'ACTION'),
-            tokenizer=tokenizer,
-            max_tokens=tokens.get('max_length', config.get('tokenizer_max_length', 200)),
-            files=(
-                directory / PREPROCESSOR,
-                directory / POSTPROCESSOR,
-                *(
-                    directory / Path(step['state_file']).name
-                    for step in (*before, *after)
-                    if step.get('state_file')
-                ),
-                tokenizer_file,
-            ),
-            tokenizer_file=tokenizer_file,
-            execute_steps=config.get('n_action_steps'),
-            action_names=tuple(config.get('action_feature_names') or ()) or None,
+            **{
+                **found,
+                'image': network.vision.image,
+                'tokenizer': tokenizer,
+                'tokenizer_file': tokenizer_file,
+                'files': (*found['files'], *tokenizer_files(tokenizer_file)),
+                'padded_state': config.get('max_state_dim', 32),
+                'control_period': None if data is None else data.control_period,
+                'execute_steps': (data and data.execute_steps) or config.get('n_action_steps'),
+            }
         )
 
     def inputs(self, observation: Observation, device: torch.device | str = 'cpu') -> ModelInputs:
         """One observation as the network wants it.
 
+        Absent cameras are left out. The references put a masked picture in their place: its tokens
+        are attended to by nothing and advance no position, so they change shapes and nothing else.
+
         Raises:
             ObservationError: no camera at all, a state of another size, or too long a command.
         """
         images = [
-            resize_with_pad(to_tensor(observation.images[slot], device), self.image)
+            _RESIZES[self.resize](observation.images[slot], self.image, device)
             for slot in self.slots
             if slot in observation.images
         ]
@@ -175,9 +187,16 @@ class PI05Processor:
                 f'state: expected {self.state.size} numbers, found shape {state.shape}; '
                 f'the contract\'s joints and state parts must be those of the training data'
             )
-        ids = self.tokenizer.encode(
-            pi05_prompt(observation.instruction, self.state.normalize(state))
-        )
+        if self.prompt_state == 'none':
+            # openpi encodes the end of the line by itself: it never merges with the command.
+            text = pi05_prompt(observation.instruction, None).removesuffix('\n')
+            begin = len(self.tokenizer.encode(''))
+            ids = self.tokenizer.encode(text) + self.tokenizer.encode('\n')[begin:]
+        else:
+            normal = self.state.normalize(state)
+            if self.prompt_state == 'pad32':
+                normal = np.pad(normal, (0, max(0, self.padded_state - normal.size)))
+            ids = self.tokenizer.encode(pi05_prompt(observation.instruction, normal))
         if len(ids) > self.max_tokens:
             raise ObservationError(
                 f'the prompt has {len(ids)} tokens, the policy takes {self.max_tokens}; '
@@ -202,75 +221,114 @@ class PI05Processor:
 
     def actions(self, raw: Tensor, state: np.ndarray) -> np.ndarray:
         """[1, chunk, >= D] network output to [chunk, D] float32 in the robot's units."""
-        return self.action.restore(raw[0, :, : self.action.size].float().cpu().numpy())
+        restored = self.action.restore(raw[0, :, : self.action.size].float().cpu().numpy())
+        return add_state(restored, state, self.relative)
 
 
-def _read_steps(path: Path) -> list[dict[str, Any]]:
-    try:
-        steps = list(json.loads(path.read_text(encoding='utf-8'))['steps'])
-        if not all(isinstance(s, dict) and isinstance(s.get('config', {}), dict) for s in steps):
-            raise TypeError('steps: expected objects, each with an object as config')
-        return steps
-    except FileNotFoundError:
+def _lerobot(
+    directory: Path, config: Mapping[str, Any], data: DataConfig | None
+) -> dict[str, Any]:
+    """What lerobot's processor files say, and the switches beside them."""
+    steps = read_lerobot_steps(
+        directory, config, data, own=(PROMPT_STEP,), order=(NORMALIZE, PROMPT_STEP, TOKENIZE)
+    )
+    if data is not None and data.relative_actions:
         raise CheckpointError(
-            f'{path}: expected the processor file of the checkpoint, found none; '
-            f'fetch the whole repository, not only the weights'
-        ) from None
-    # ValueError: no JSON, or not UTF-8; RecursionError: nested without end.
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise CheckpointError(f'{path}: not a processor file ({error}); fetch it again') from None
+            f'{data.source}: relative_actions: expected it for directories of openpi only, found '
+            f'one of lerobot, whose own files say which actions are relative; remove it'
+        )
+    return {
+        'slots': _slots(directory, config, data, steps.slot),
+        'state': steps.state,
+        'action': steps.action,
+        'relative': steps.relative,
+        'prompt_state': _prompt_state(data, ('raw', 'pad32')) or 'raw',
+        'resize': (data and data.resize) or 'lerobot',
+        'max_tokens': steps.max_tokens or config.get('tokenizer_max_length', MAX_TOKENS),
+        'action_names': steps.action_names,
+        'files': steps.files,
+    }
 
 
-def _refuse_unknown(path: Path, steps: list[dict[str, Any]]) -> None:
-    """Every step must be one whose meaning we carry out."""
-    known = ('normalizer_processor', 'unnormalizer_processor', 'tokenizer_processor', *_PASSIVE)
-    for step in steps:
-        name, settings = step.get('registry_name'), step.get('config', {})
-        if name in known:
-            continue
-        if name in _RELATIVE:
-            if settings.get('enabled'):
-                raise CheckpointError(
-                    f'{path}: {name} is enabled; relative actions are not supported yet, '
-                    f'use a checkpoint with absolute actions'
-                )
-        elif name == 'rename_observations_processor':
-            # The contract's slots are the network's own feature names.
-            continue
-        else:
+def _openpi(
+    directory: Path, config: Mapping[str, Any], data: DataConfig | None
+) -> dict[str, Any]:
+    """What openpi's directory says, and what its training config said in code."""
+    found = read_openpi_files(directory, config, data)
+    prompt_state = _prompt_state(data, ('raw', 'none'))
+    if prompt_state is None:
+        # A wrong guess moves every token after the command, and nothing tells.
+        raise CheckpointError(
+            f'{directory}: expected {DATA_CONFIG} with prompt_state, found none: no file of openpi '
+            f'records whether the state stands in the prompt. Write raw where it does (pi05_base, '
+            f'pi05_droid), none for configs with discrete_state_input=False (pi05_libero); '
+            f'config/data holds some to copy'
+        )
+    return {
+        'slots': (data.cameras if data is not None else ()) or CAMERAS,
+        'state': found.state,
+        'action': found.action,
+        'relative': found.relative,
+        'prompt_state': prompt_state,
+        'resize': (data and data.resize) or 'openpi',
+        'max_tokens': MAX_TOKENS,
+        'files': found.files,
+    }
+
+
+def _prompt_state(data: DataConfig | None, possible: Sequence[str]) -> str | None:
+    said = None if data is None else data.prompt_state
+    if said is not None and said not in possible:
+        assert data is not None
+        raise CheckpointError(
+            f'{data.source}: prompt_state: expected {" or ".join(possible)} for this kind of '
+            f'directory, found {said!r}; none of its checkpoints was trained so'
+        )
+    return said
+
+
+def _slots(
+    directory: Path,
+    config: Mapping[str, Any],
+    data: DataConfig | None,
+    name: Any,
+) -> tuple[str, ...]:
+    """Cameras in the network's order: those of config.json, or as the data config names them."""
+    features = config.get('input_features') or {}
+    if not isinstance(features, dict) or not all(isinstance(f, dict) for f in features.values()):
+        raise CheckpointError(
+            f'{directory}/config.json: input_features: expected objects by name, found '
+            f'{str(features)[:80]}; fetch it again'
+        )
+    # Empty cameras stand for pictures that never come.
+    empty = {f'observation.images.empty_camera_{n}' for n in range(_count(config))}
+    found = [
+        feature
+        for feature, what in features.items()
+        if what.get('type') == 'VISUAL' and feature not in empty
+    ]
+    said = () if data is None else data.cameras
+    if said:
+        if found and len(said) > len(found):
+            assert data is not None
             raise CheckpointError(
-                f'{path}: unknown step {name!r}; known are {sorted((*known, *_RELATIVE))}'
+                f'{data.source}: cameras: expected at most {len(found)}, as config.json has '
+                f'({", ".join(found)}), found {len(said)}'
             )
-
-
-def _one(path: Path, steps: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    found = [step for step in steps if step.get('registry_name') == name]
-    if len(found) != 1:
-        raise CheckpointError(f'{path}: expected one {name}, found {len(found)}')
-    return found[0]
-
-
-def _normalizer(directory: Path, step: dict[str, Any], feature: str, kind: str) -> Normalizer:
-    settings = step['config']
-    mode = settings.get('norm_map', {}).get(kind)
-    if mode not in Mode.__members__:
+        return said
+    if not found:
         raise CheckpointError(
-            f'{directory}: norm_map.{kind}: expected one of {list(Mode.__members__)}, '
-            f'found {mode!r}'
+            f'{directory}/config.json: input_features: expected at least one VISUAL feature, found '
+            f'none, as in base checkpoints; name the cameras in {DATA_CONFIG} (cameras: [...]) in '
+            f'the order of training'
         )
-    name = step.get('state_file')
-    if not name:
+    return tuple(name(feature) for feature in found)
+
+
+def _count(config: Mapping[str, Any]) -> int:
+    count = config.get('empty_cameras') or 0
+    if type(count) is not int or not 0 <= count <= 16:
         raise CheckpointError(
-            f'{directory}: {feature}: the checkpoint carries no statistics (no state_file); '
-            f'pass a checkpoint fine-tuned on your data'
+            f'config.json: empty_cameras: expected a whole number from 0 to 16, found {count!r}'
         )
-    path = directory / Path(name).name
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f'{path}: expected the statistics of {feature}, found {error}; fetch it again'
-        ) from None
-    prefix = feature + '.'
-    statistics = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return Normalizer.from_statistics(feature, Mode[mode], statistics, settings.get('eps', 1e-8))
+    return count

@@ -1,0 +1,410 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What surrounds a network, as a lerobot checkpoint's processor files list it, step by step.
+
+Knows `policy_preprocessor.json`, `policy_postprocessor.json` and the meaning of each step that
+lerobot 0.4 to 0.6 writes; knows nothing of prompts, pictures or any one network. A step that is
+not known here is an error: skipping one silently is how a policy that worked in training moves to
+the wrong place.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantvla_ros.errors import CheckpointError
+from quantvla_ros.models.data_config import DataConfig
+from quantvla_ros.models.normalization import Mode, Normalizer
+from quantvla_ros.models.statistics import ACTION, STATE, read_statistics, statistics_of
+
+PREPROCESSOR = 'policy_preprocessor.json'
+POSTPROCESSOR = 'policy_postprocessor.json'
+
+RENAME = 'rename_observations_processor'
+NORMALIZE, RESTORE = 'normalizer_processor', 'unnormalizer_processor'
+TOKENIZE = 'tokenizer_processor'
+ABSOLUTE = 'absolute_actions_processor'
+# The same step: 0.5 wrote the first name, 0.6 and the published pi05_base the second; 0.4 none.
+RELATIVE = ('delta_actions_processor', 'relative_actions_processor')
+# Batching and moving to a device are ours by construction.
+_PASSIVE = ('to_batch_processor', 'device_processor')
+
+_KINDS = {STATE: 'STATE', ACTION: 'ACTION'}
+
+
+@dataclass(frozen=True)
+class LerobotSteps:
+    """What a checkpoint's processor files say.
+
+    Attributes:
+        rename: names of observations in the data, to the network's.
+        state, action: normalisation; their sizes are the robot's.
+        relative: per number of the action, whether the network gives it relative to the state of
+            the same place, which is added after restoring; None: to none.
+        max_tokens: longest prompt; tokenizer_name: repository of the hub; None: not said.
+        action_names: one per number of the action; None: not said.
+        files: what all this was read from.
+    """
+
+    rename: Mapping[str, str]
+    state: Normalizer
+    action: Normalizer
+    relative: tuple[bool, ...] | None
+    max_tokens: int | None
+    tokenizer_name: str | None
+    action_names: tuple[str, ...] | None
+    files: tuple[Path, ...]
+
+    def slot(self, feature: str) -> str:
+        """A network's feature as the data, and so a robot's contract, name it."""
+        return {new: old for old, new in self.rename.items()}.get(feature, feature)
+
+    def actions(self, raw: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """[chunk, >= action] network output and [state] raw state to [chunk, action] float32."""
+        restored = self.action.restore(raw[:, : self.action.size])
+        return add_state(restored, state, self.relative)
+
+
+def add_state(
+    actions: np.ndarray, state: np.ndarray, relative: Sequence[bool] | None
+) -> np.ndarray:
+    """[chunk, action] relative actions to absolute ones: plus the state, where `relative` says."""
+    if relative is None:
+        return actions
+    offset = np.zeros(actions.shape[1], np.float32)
+    where = np.flatnonzero(relative)
+    offset[where] = np.asarray(state, np.float32)[where]
+    return actions + offset
+
+
+@dataclass(frozen=True)
+class _File:
+    """One processor file."""
+
+    path: Path
+    steps: list[dict[str, Any]]
+
+    def index(self, name: str) -> int | None:
+        """Place of a step."""
+        places = [n for n, step in enumerate(self.steps) if step.get('registry_name') == name]
+        if len(places) > 1:
+            raise CheckpointError(f'{self.path}: expected one {name}, found {len(places)}')
+        return places[0] if places else None
+
+    def find(self, name: str) -> dict[str, Any] | None:
+        """A step that may be there."""
+        index = self.index(name)
+        return None if index is None else self.steps[index]
+
+    def one(self, name: str) -> dict[str, Any]:
+        """A step that must be there."""
+        step = self.find(name)
+        if step is None:
+            raise CheckpointError(f'{self.path}: expected the step {name}, found none of that name')
+        return step
+
+
+def read_lerobot_steps(
+    directory: str | Path,
+    config: Mapping[str, Any],
+    data: DataConfig | None = None,
+    *,
+    own: Sequence[str] = (),
+    order: Sequence[str] = (),
+) -> LerobotSteps:
+    """Read the processor files of a checkpoint or artifact.
+
+    Args:
+        config: its config.json.
+        data: what the user says; its `statistics` take the place of the checkpoint's.
+        own: steps of the architecture, each of which must be there; it carries them out itself.
+        order: further steps in the order in which they must stand.
+    Raises:
+        CheckpointError: a file, step or statistic is missing, unknown or contradicts another.
+    """
+    directory = Path(directory)
+    before = _read(directory / PREPROCESSOR)
+    after = _read(directory / POSTPROCESSOR)
+    _refuse_unknown(before, (RENAME, NORMALIZE, TOKENIZE, *RELATIVE, *own, *_PASSIVE))
+    _refuse_unknown(after, (RESTORE, ABSOLUTE, *_PASSIVE))
+    for name in own:
+        before.one(name)
+    _in_order(before, (RENAME, *RELATIVE, NORMALIZE))
+    _in_order(before, order)
+    _in_order(after, (RESTORE, ABSOLUTE))
+
+    rename = _renaming(before)
+    normalizer, restorer = before.one(NORMALIZE), after.one(RESTORE)
+    given = None if data is None or data.statistics is None else data.find(data.statistics)
+    back = {new: old for old, new in rename.items()}
+    state = _normalizer(before, normalizer, STATE, given, back)
+    action = _normalizer(after, restorer, ACTION, given, back)
+    _agree(before, normalizer, after, restorer, action, given)
+    for map_, feature, section, padded in (
+        (state, STATE, 'input_features', 'max_state_dim'),
+        (action, ACTION, 'output_features', 'max_action_dim'),
+    ):
+        _right_size(directory, config, map_, feature, section, config.get(padded, 32), given)
+    relative, names = _relative(before, after, action.size, state.size)
+    tokens = before.one(TOKENIZE)['config']
+    files = [before.path, after.path]
+    if given is not None:
+        files.append(given)
+    else:
+        files += [directory / Path(step['state_file']).name for step in (normalizer, restorer)]
+    listed = names or tuple(config.get('action_feature_names') or ()) or None
+    return LerobotSteps(
+        rename=rename,
+        state=state,
+        action=action,
+        relative=relative,
+        max_tokens=tokens.get('max_length'),
+        tokenizer_name=tokens.get('tokenizer_name'),
+        action_names=listed if listed is not None and len(listed) == action.size else None,
+        files=tuple(dict.fromkeys(files)),
+    )
+
+
+def _read(path: Path) -> _File:
+    try:
+        steps = list(json.loads(path.read_text(encoding='utf-8'))['steps'])
+        if not all(isinstance(s, dict) and isinstance(s.get('config', {}), dict) for s in steps):
+            raise TypeError('steps: expected objects, each with an object as config')
+        return _File(path, [{**step, 'config': step.get('config', {})} for step in steps])
+    except FileNotFoundError:
+        raise CheckpointError(
+            f'{path}: expected the processor file of the checkpoint, found none; fetch the whole '
+            f'repository, not only the weights (a checkpoint of lerobot before 0.4 has none: '
+            f'lerobot\'s migrate_policy_normalization.py writes it)'
+        ) from None
+    # ValueError: no JSON, or not UTF-8; RecursionError: nested without end.
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise CheckpointError(f'{path}: not a processor file ({error}); fetch it again') from None
+
+
+def _refuse_unknown(file: _File, known: Sequence[str]) -> None:
+    """Every step must be one whose meaning is carried out."""
+    for step in file.steps:
+        name = str(step.get('registry_name', step.get('class')))
+        if name not in known:
+            raise CheckpointError(
+                f'{file.path}: unknown step {name!r}, so the policy would move otherwise than in '
+                f'training; known here are {", ".join(known)}'
+            )
+        if name == 'device_processor' and step['config'].get('float_dtype') not in (
+            None, 'float32',
+        ):
+            raise CheckpointError(
+                f'{file.path}: device_processor: float_dtype: expected null or float32, found '
+                f'{step["config"]["float_dtype"]!r}; it would round states before they are used'
+            )
+        file.index(name)  # once
+
+
+def _in_order(file: _File, names: Sequence[str]) -> None:
+    found = [name for name in names if file.index(name) is not None]
+    places = [file.index(name) for name in found]
+    if places != sorted(places):  # type: ignore[type-var]
+        raise CheckpointError(
+            f'{file.path}: expected the steps in the order {", ".join(found)}; each works on what '
+            f'the one before it makes'
+        )
+
+
+def _renaming(before: _File) -> dict[str, str]:
+    step = before.find(RENAME)
+    rename = {} if step is None else step['config'].get('rename_map') or {}
+    if not isinstance(rename, dict) or len(set(map(str, rename.values()))) != len(rename):
+        raise CheckpointError(
+            f'{before.path}: {RENAME}: rename_map: expected different new names by old names, '
+            f'found {rename}'
+        )
+    return rename
+
+
+def _mode(file: _File, step: Mapping[str, Any], kind: str) -> Mode:
+    modes = step['config'].get('norm_map')
+    mode = str(modes.get(kind)) if isinstance(modes, dict) else ''
+    if mode not in Mode.__members__:
+        raise CheckpointError(
+            f'{file.path}: norm_map.{kind}: expected one of {", ".join(Mode.__members__)}, '
+            f'found {mode!r}'
+        )
+    return Mode[mode]
+
+
+def _normalizer(
+    file: _File,
+    step: Mapping[str, Any],
+    feature: str,
+    given: Path | None,
+    back: Mapping[str, str],
+) -> Normalizer:
+    """Normalisation of a feature as a step says, by its statistics or those the user names."""
+    settings, kind = step['config'], _KINDS[feature]
+    mode = _mode(file, step, kind)
+    visual = settings['norm_map'].get('VISUAL', 'IDENTITY')
+    if visual != 'IDENTITY':
+        raise CheckpointError(
+            f'{file.path}: norm_map.VISUAL: expected IDENTITY, found {visual!r}; pictures '
+            f'normalised by statistics are not supported'
+        )
+    only = settings.get('normalize_observation_keys')
+    if feature == STATE and only is not None and STATE not in only:
+        raise CheckpointError(
+            f'{file.path}: normalize_observation_keys: expected {STATE} among them, found {only}'
+        )
+    if given is not None:
+        statistics = read_statistics(given)
+        # A data set's own file has the names before the renaming.
+        old = back.get(feature, feature)
+        values = statistics_of(given, statistics, old if old in statistics else feature)
+        return Normalizer.from_statistics(
+            f'{given}: {feature}', mode, values, settings.get('eps', 1e-8)
+        )
+    name = step.get('state_file')
+    if not name:
+        raise CheckpointError(
+            f'{file.path}: {feature}: this checkpoint carries no statistics (no state_file), as '
+            f'base checkpoints do not; name those of your data in data_config.yaml (statistics: '
+            f'PATH, as meta/stats.json of the data set), or pass a checkpoint fine-tuned on it'
+        )
+    path = file.path.with_name(Path(name).name)
+    values = statistics_of(path, read_statistics(path), feature)
+    return Normalizer.from_statistics(
+        f'{path}: {feature}', mode, values, settings.get('eps', 1e-8)
+    )
+
+
+def _agree(
+    before: _File,
+    normalizer: Mapping[str, Any],
+    after: _File,
+    restorer: Mapping[str, Any],
+    action: Normalizer,
+    given: Path | None,
+) -> None:
+    """The targets of training were normalised by the one file, actions are restored by the other.
+
+    Where they differ, the files are of two checkpoints.
+    """
+    first, second = (
+        _mode(before, normalizer, 'ACTION'), _mode(after, restorer, 'ACTION'),
+    )
+    if first is not second:
+        raise CheckpointError(
+            f'{after.path}: norm_map.ACTION: expected {first.value}, as {before.path.name} has it, '
+            f'found {second.value}; the files are of different checkpoints'
+        )
+    name = normalizer.get('state_file')
+    if given is not None or not name:
+        return
+    path = before.path.with_name(Path(name).name)
+    found = read_statistics(path).get(ACTION)
+    if found is None:
+        return
+    trained = Normalizer.from_statistics(
+        f'{path}: {ACTION}', first, found, normalizer['config'].get('eps', 1e-8)
+    )
+    if trained.size != action.size or not (
+        np.allclose(trained.offset, action.offset, rtol=1e-5)
+        and np.allclose(trained.span, action.span, rtol=1e-5)
+    ):
+        raise CheckpointError(
+            f'{path}: expected the statistics of {ACTION} that {after.path.name} restores by, '
+            f'found others; the files are of different checkpoints'
+        )
+
+
+def _right_size(
+    directory: Path,
+    config: Mapping[str, Any],
+    map_: Normalizer,
+    feature: str,
+    section: str,
+    padded: int,
+    given: Path | None,
+) -> None:
+    """Statistics must have as many numbers as config.json says, or fit into a base model."""
+    if map_.size > padded:
+        raise CheckpointError(
+            f'{given or directory}: {feature}: expected statistics of at most {padded} numbers, '
+            f'as the network takes, found {map_.size}; they are of another robot'
+        )
+    described = (config.get(section) or {}).get(feature)
+    if not isinstance(described, dict):
+        return
+    shape = described.get('shape')
+    # Base checkpoints name the padded size; whose data it will be is not known yet.
+    if shape != [map_.size] and not (given is not None and shape == [padded]):
+        raise CheckpointError(
+            f'{given or directory}: {feature}: expected statistics of {shape} numbers, as '
+            f'config.json says, found {map_.size}; they are of another robot or data set'
+        )
+
+
+def _relative(
+    before: _File, after: _File, actions: int, states: int
+) -> tuple[tuple[bool, ...] | None, tuple[str, ...] | None]:
+    """Which actions are relative to the state, and the actions' names."""
+    found = [step for name in RELATIVE if (step := before.find(name)) is not None]
+    if len(found) > 1:
+        raise CheckpointError(f'{before.path}: expected one of {" and ".join(RELATIVE)}')
+    settings = found[0]['config'] if found else {}
+    absolute = after.find(ABSOLUTE)
+    enabled = bool(settings.get('enabled'))
+    if enabled != bool(absolute and absolute['config'].get('enabled')):
+        raise CheckpointError(
+            f'{after.path}: {ABSOLUTE}: expected enabled: {str(enabled).lower()}, as '
+            f'{RELATIVE[1]} of {before.path.name} has it; the files are of different checkpoints'
+        )
+    names = settings.get('action_names')
+    names = tuple(str(name) for name in names) if names else None
+    if not enabled:
+        return None, names
+    mask = relative_mask(actions, settings.get('exclude_joints') or (), names)
+    if any(mask[states:]):
+        raise CheckpointError(
+            f'{before.path}: relative actions: expected a state of at least {actions} numbers, '
+            f'to which the actions are relative, found {states}'
+        )
+    return mask, names
+
+
+def relative_mask(
+    actions: int, exclude: Sequence[str], names: Sequence[str] | None
+) -> tuple[bool, ...]:
+    """Which numbers of an action are relative: those whose name contains no excluded one.
+
+    As in lerobot, all of them where the names are not known.
+    """
+    tokens = [str(token).lower() for token in exclude if token]
+    if not tokens or names is None:
+        return (True,) * actions
+    mask = [not any(token in name.lower() for token in tokens) for name in names[:actions]]
+    return tuple(mask + [True] * (actions - len(mask)))
+
+
+def with_names(
+    found: Sequence[str] | None, size: int, what: str, data: DataConfig | None
+) -> tuple[str, ...] | None:
+    """Names of single numbers: those of the data config (`<what>_names`), or those found.
+
+    Raises:
+        CheckpointError: the data config names another number of them.
+    """
+    said = None if data is None else getattr(data, f'{what}_names')
+    if said is None:
+        return None if found is None else tuple(found)
+    if len(said) != size:
+        assert data is not None
+        raise CheckpointError(
+            f'{data.source}: {what}_names: expected {size} names, as the statistics have numbers, '
+            f'found {len(said)}'
+        )
+    return tuple(said)
