@@ -8,20 +8,20 @@ write for GR00T; knows nothing of what the network makes of the data. An unknown
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quantvla_ros.errors import CheckpointError
-from quantvla_ros.models.data_config import FILE
 
 PREPROCESSOR, POSTPROCESSOR = 'policy_preprocessor.json', 'policy_postprocessor.json'
 PACK, UNPACK = 'groot_pack_inputs_v3', 'groot_action_unpack_unnormalize_v1'
 
-# Steps that need nothing from us: batching and moving to a device are ours by construction, the
-# contract's slots are the names after renaming, and Eagle's steps are `groot_prompt`.
+RENAME = 'rename_observations_processor'
+# Steps that need nothing from us: batching and moving to a device are ours by construction, and
+# what Eagle's steps do is written in `groot_prompt` and `groot_images`.
 _PASSIVE = (
-    'rename_observations_processor',
     'to_batch_processor',
     'groot_eagle_encode_v3',
     'groot_eagle_collate_v3',
@@ -34,6 +34,7 @@ class LerobotSetup:
     """What the files say.
 
     Attributes:
+        rename: the data's names of observations, to the network's.
         tag: the embodiment's name.
         embodiment_id: row of the weights.
         simplified: commands lose case and marks.
@@ -42,6 +43,7 @@ class LerobotSetup:
         files: all that was read, the statistics among them.
     """
 
+    rename: Mapping[str, str]
     tag: str
     embodiment_id: int
     simplified: bool
@@ -60,8 +62,15 @@ def read_setup(directory: Path) -> LerobotSetup | None:
     before, after = directory / PREPROCESSOR, directory / POSTPROCESSOR
     if not before.is_file() and not after.is_file():
         return None
-    pack, unpack = _step(before, PACK), _step(after, UNPACK)
+    renaming, pack = _steps(before, PACK)
+    _, unpack = _steps(after, UNPACK)
     settings = pack.get('config', {})
+    rename = renaming.get('config', {}).get('rename_map') or {}
+    if not isinstance(rename, dict) or len(set(map(str, rename.values()))) != len(rename):
+        raise CheckpointError(
+            f'{before}: {RENAME}: rename_map: expected different new names by old names, found '
+            f'{rename}; fetch it again'
+        )
     for path, step in ((before, pack), (after, unpack)):
         if not step.get('config', {}).get('normalize_min_max', True):
             raise CheckpointError(
@@ -82,6 +91,7 @@ def read_setup(directory: Path) -> LerobotSetup | None:
     )
     read = (before, after, *dict.fromkeys(path for path in (state, action) if path is not None))
     return LerobotSetup(
+        rename,
         tag,
         number,
         bool(settings.get('formalize_language', False)),
@@ -92,8 +102,8 @@ def read_setup(directory: Path) -> LerobotSetup | None:
     )
 
 
-def _step(path: Path, wanted: str) -> dict[str, Any]:
-    """The one step of that name in a file that holds no unknown ones."""
+def _steps(path: Path, wanted: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The renaming, {} where there is none, and the one step of that name."""
     try:
         steps = json.loads(path.read_text(encoding='utf-8'))['steps']
         names = [step.get('registry_name') for step in steps]
@@ -108,11 +118,12 @@ def _step(path: Path, wanted: str) -> dict[str, Any]:
         raise CheckpointError(
             f'{path}: expected a processor file, found {error!r}; fetch it again'
         ) from None
-    unknown = [name for name in names if name != wanted and name not in _PASSIVE]
-    if unknown or names.count(wanted) != 1 or not good:
+    known = (RENAME, wanted, *_PASSIVE)
+    if names.count(wanted) != 1 or names.count(RENAME) > 1 or not good or set(names) - set(known):
         raise CheckpointError(
-            f'{path}: expected one step {wanted} and none but {", ".join(_PASSIVE)}, found '
-            f'{", ".join(map(str, names))}; describe the data in {FILE} and remove the processor '
-            f'files if these steps do nothing else'
+            f'{path}: expected one step {wanted} and none but {", ".join(known)}, found '
+            f'{", ".join(map(str, names))}; another step would move the robot otherwise than in '
+            f'training'
         )
-    return steps[names.index(wanted)]
+    found = dict(zip(names, steps, strict=True))
+    return found.get(RENAME, {}), found[wanted]

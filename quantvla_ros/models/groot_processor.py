@@ -245,7 +245,7 @@ def _described(
     if setup is not None:
         data = replace(
             data,
-            cameras=data.cameras or _cameras(config),
+            cameras=data.cameras or _cameras(config, setup.rename),
             state=data.state or (VectorPart(STATE, 'min_max'),),
             action=data.action or (VectorPart(ACTION, 'min_max'),),
             embodiment=data.embodiment or setup.tag,
@@ -268,10 +268,12 @@ def _described(
     return data
 
 
-def _cameras(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The order of lerobot is that of the names."""
+def _cameras(config: Mapping[str, Any], rename: Mapping[str, str]) -> tuple[str, ...]:
+    """Slots as the data names them, in the order of lerobot: that of the network's names."""
     features = config.get('input_features') or {}
-    return tuple(sorted(name for name, kind in features.items() if kind.get('type') == 'VISUAL'))
+    back = {new: old for old, new in rename.items()}
+    found = sorted(name for name, kind in features.items() if kind.get('type') == 'VISUAL')
+    return tuple(back.get(name, name) for name in found)
 
 
 def _statistics(
