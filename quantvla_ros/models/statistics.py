@@ -52,10 +52,12 @@ def read_statistics(path: str | Path) -> Statistics:
             f'{path}: expected an object of features, each an object of statistics by name; give '
             f'stats.json of a lerobot data set or norm_stats.json of openpi'
         )
-    names = {} if found is content else _OPENPI_NAMES
+    names: dict[str, str] = {} if found is content else _OPENPI_NAMES
     # openpi writes null for quantiles that were not computed.
     return {
-        names.get(feature, feature): {k: v for k, v in statistics.items() if v is not None}
+        names.get(str(feature), str(feature)): {
+            k: v for k, v in statistics.items() if v is not None
+        }
         for feature, statistics in found.items()
     }
 
