@@ -8,16 +8,34 @@ how its sizes and keys are spelled.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from quantvla_ros.errors import CheckpointError
+from quantvla_ros.models.architecture import Architecture
 from quantvla_ros.models.architectures import architecture_of
+from quantvla_ros.models.foreign import name_of_keys
+from quantvla_ros.models.weight_files import (
+    FLOATS,
+    Stored,
+    checkpoint_files,
+    read_headers,
+    read_tensors,
+)
+
+__all__ = [
+    'NetworkWeights',
+    'checkpoint_files',
+    'count_parameters',
+    'load_model',
+    'network_weights',
+    'read_config',
+]
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -49,6 +67,9 @@ def load_model(
 ) -> Any:
     """Load a checkpoint directory.
 
+    Everything that headers and config.json can tell is checked before the device is touched. Host
+    memory holds the weights once, in the type they get, or on another device nearly nothing.
+
     Args:
         directory: holds config.json and model.safetensors (one file or indexed shards).
         device: where the weights go.
@@ -58,78 +79,120 @@ def load_model(
         The network (see models.network) in evaluation mode.
     Raises:
         CheckpointError: files missing or damaged, an unknown model, missing or extra keys, wrong
-            shapes.
+            shapes or types.
     """
     directory = Path(directory)
     config = read_config(directory)
     architecture = architecture_of(config)
-    with torch.device('meta'):
-        model = architecture.build(config)
-    wanted = dict(model.state_dict())
-    state: dict[str, Tensor] = {}
-    extra = []
-    for name, tensor in _checkpoint_tensors(directory):
-        key = architecture.canonical_key(name)
-        if key is None:
-            continue
-        if key in architecture.tied:
-            # On the hub an embedding may be stored only as the tied output layer.
-            key = architecture.tied[key]
-            if key in state:
-                continue
-        if key not in wanted:
-            extra.append(name)
-            continue
-        if tuple(tensor.shape) != tuple(wanted[key].shape):
-            raise CheckpointError(
-                f'{directory}: {name}: expected shape {list(wanted[key].shape)} by config.json, '
-                f'found {list(tensor.shape)}'
-            )
-        target = torch.float32 if key.startswith(architecture.float32_modules) else dtype
-        state[key] = tensor.to(device=device, dtype=target)
-    missing = sorted(set(wanted) - set(state))
-    if missing or extra:
-        raise CheckpointError(
-            f'{directory}: expected the {len(wanted)} tensors of {architecture.kind}, found '
-            f'{len(missing)} missing ({_some(missing)}) and {len(extra)} unknown '
-            f'({_some(sorted(extra))}); the file is of another model or incomplete'
-        )
+    model = _empty_model(directory, config, architecture)
+    stored = network_weights(directory, architecture)
+    _check(directory, architecture, model.state_dict(), stored)
+    keys = {entry: key for key, entry in stored.weights.items()}
+    in_float32 = architecture.float32_modules
+    wanted = [
+        (entry, torch.float32 if key.startswith(in_float32) else dtype)
+        for entry, key in keys.items()
+    ]
+    state = {keys[entry]: tensor for entry, tensor in read_tensors(wanted, device)}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 
 
-def checkpoint_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: one, or those its index names.
+@dataclass(frozen=True)
+class NetworkWeights:
+    """Where a network's weights are stored.
+
+    Attributes:
+        weights: by the names of the module tree. An embedding that is stored twice, as itself and
+            as the tied output layer, is itself.
+        names: every name in the files, of unused tensors too.
+    """
+
+    weights: Mapping[str, Stored]
+    names: tuple[str, ...]
+
+
+def network_weights(directory: str | Path, architecture: Architecture) -> NetworkWeights:
+    """Where a checkpoint stores what its network uses, from the files' headers alone.
 
     Raises:
-        CheckpointError: none there, or the index names a file that is not.
+        CheckpointError: a file is missing or damaged, shards do not belong together, or two
+            tensors stand for the same weight.
     """
-    index = directory / 'model.safetensors.index.json'
-    if index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f'{index}: not a safetensors index ({error})') from None
-        files = [directory / Path(name).name for name in names]
-    else:
-        files = [directory / 'model.safetensors']
-    for file in files:
-        if not file.exists():
-            raise CheckpointError(f'{file}: expected weights, found no such file; fetch it again')
-    return files
-
-
-def _checkpoint_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    """All tensors, memory-mapped; embed_tokens before lm_head, so that the former wins."""
-    for file in checkpoint_files(directory):
-        try:
-            with safe_open(file, framework='pt') as opened:
-                for name in sorted(opened.keys(), key=lambda n: n.endswith('lm_head.weight')):
-                    yield name, opened.get_tensor(name)
-        except (SafetensorError, OSError) as error:
+    directory = Path(directory)
+    weights: dict[str, Stored] = {}
+    instead: dict[str, Stored] = {}
+    headers = read_headers(directory)
+    for entry in headers:
+        key = architecture.canonical_key(entry.name)
+        if key is None:
+            continue
+        if key in architecture.tied:
+            # On the hub an embedding may be stored only as the tied output layer.
+            instead[architecture.tied[key]] = entry
+            continue
+        if key in weights:
             raise CheckpointError(
-                f'{file}: expected a whole safetensors file, found {error}; fetch it again'
-            ) from None
+                f'{directory}: expected each weight once, found {weights[key].name} '
+                f'({weights[key].file.name}) and {entry.name} ({entry.file.name}) for the same; '
+                f'two checkpoints are mixed, fetch one of them anew'
+            )
+        weights[key] = entry
+    return NetworkWeights({**instead, **weights}, tuple(entry.name for entry in headers))
+
+
+def _empty_model(directory: Path, config: Mapping[str, Any], architecture: Architecture) -> Any:
+    """The network without weights, on the meta device."""
+    try:
+        with torch.device('meta'):
+            return architecture.build(config)
+    # RuntimeError: torch's, for a size that is none.
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
+            RuntimeError) as error:
+        raise CheckpointError(
+            f'{directory / "config.json"}: expected the sizes of a {architecture.title}, found '
+            f'{type(error).__name__}: {error}; fetch it again'
+        ) from None
+
+
+def _check(
+    directory: Path,
+    architecture: Architecture,
+    wanted: Mapping[str, Tensor],
+    stored: NetworkWeights,
+) -> None:
+    """Names, shapes and types of what is stored are those that config.json asks for."""
+    weights = stored.weights
+    missing = sorted(set(wanted) - set(weights))
+    extra = sorted(weights[key].name for key in set(weights) - set(wanted))
+    if missing or extra:
+        raise CheckpointError(
+            f'{directory}: expected the {len(wanted)} tensors of {architecture.title} by '
+            f'config.json, found {len(missing)} missing ({_some(missing)}) and {len(extra)} '
+            f'unknown ({_some(extra)}); {_nearest(architecture, stored.names)}'
+        )
+    for key, tensor in wanted.items():
+        entry = weights[key]
+        if entry.shape != tuple(tensor.shape):
+            raise CheckpointError(
+                f'{entry.file}: {entry.name}: expected shape {list(tensor.shape)} by config.json, '
+                f'found {list(entry.shape)}; the two are of different checkpoints, fetch both again'
+            )
+        if entry.type not in FLOATS:
+            raise CheckpointError(
+                f'{entry.file}: {entry.name}: expected one of the types {", ".join(FLOATS)}, found '
+                f'{entry.type}; the file is quantized already, pass the checkpoint it was made of'
+            )
+
+
+def _nearest(architecture: Architecture, names: Sequence[str]) -> str:
+    """What a checkpoint whose names do not fit may be."""
+    title = name_of_keys(names)
+    if title is None:
+        return 'these names are of no model that is known here'
+    if title.startswith(architecture.title):
+        return f'the names are those of {title}, so it is incomplete or was changed: fetch it again'
+    return f'the names are those of {title}'
 
 
 def _some(names: list[str], limit: int = 4) -> str:
