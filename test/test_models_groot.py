@@ -400,7 +400,7 @@ def test_spellings_of_public_files_load_alike(checkpoint, network, change):
 
 def test_a_missing_tensor_is_named(checkpoint):
     rewrite(checkpoint, lambda t: {n: v for n, v in t.items() if n != 'action_head.vlln.bias'})
-    with pytest.raises(CheckpointError, match=r'gr00t_n1_5, found 1 missing .*vlln\.bias'):
+    with pytest.raises(CheckpointError, match=r'by config.json, found 1 missing .*vlln\.bias'):
         load_model(checkpoint)
 
 
