@@ -48,6 +48,7 @@ setup(
     ],
     extras_require={
         'demo': ['av'],
+        'fetch': ['huggingface_hub>=0.26'],
         'gpu': ['triton'],
         'test': ['hypothesis', 'mypy', 'pytest', 'ruff', 'types-PyYAML'],
     },

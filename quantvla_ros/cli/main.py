@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     'demo': ('demo', 'the whole chain on the simulated arm, with video (ROS 2)'),
     'calibrate': ('calibrate', 'quantize a checkpoint from recorded bags'),
     'evaluate': ('evaluate', 'open-loop error on bags, or success in the built-in simulator'),
+    'inspect': ('inspect', 'what a checkpoint or artifact is, and what it lacks before it can run'),
+    'fetch': ('fetch', 'fetch a checkpoint from the hub, without pickles (not on the robot)'),
     'random-checkpoint': ('random_checkpoint', 'write a complete checkpoint with random weights'),
 }
 
