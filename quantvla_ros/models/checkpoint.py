@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from quantvla_ros.errors import CheckpointError
 from quantvla_ros.models.architecture import Architecture
-from quantvla_ros.models.architectures import architecture_of
+from quantvla_ros.models.architectures import architecture_of, empty_network
 from quantvla_ros.models.foreign import name_of_keys
 from quantvla_ros.models.weight_files import (
     FLOATS,
@@ -45,18 +45,24 @@ def read_config(directory: Path) -> dict[str, Any]:
         CheckpointError: no such file, or not a JSON object.
     """
     path = Path(directory) / 'config.json'
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
+    if not path.is_file():
+        below = path.parent / 'pretrained_model'  # lerobot's training leaves it there
+        found = 'none' if path.parent.is_dir() else 'no such directory'
+        held = (below / path.name).is_file()
+        better = below if held else 'the directory that holds it and the weights'
         raise CheckpointError(
-            f'{path}: expected a checkpoint directory with a config.json, found none; '
-            f'pass the directory that holds config.json and model.safetensors'
-        ) from None
+            f'{path}: expected a checkpoint directory with a config.json, found {found}; '
+            f'pass {better}'
+        )
+    try:
+        config = json.loads(path.read_text(encoding='utf-8'))
     # ValueError: no JSON, or not UTF-8; RecursionError: nested without end.
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f'{path}: expected JSON, found {error}; fetch it again') from None
     if not isinstance(config, dict):
-        raise CheckpointError(f'{path}: expected a JSON object, found {type(config).__name__}')
+        raise CheckpointError(
+            f'{path}: expected a JSON object, found {type(config).__name__}; fetch it again'
+        )
     return config
 
 
@@ -84,7 +90,7 @@ def load_model(
     directory = Path(directory)
     config = read_config(directory)
     architecture = architecture_of(config)
-    model = _empty_model(directory, config, architecture)
+    model = empty_network(config)
     stored = network_weights(directory, architecture)
     _check(directory, architecture, model.state_dict(), stored)
     keys = {entry: key for key, entry in stored.weights.items()}
@@ -139,20 +145,6 @@ def network_weights(directory: str | Path, architecture: Architecture) -> Networ
             )
         weights[key] = entry
     return NetworkWeights({**instead, **weights}, tuple(entry.name for entry in headers))
-
-
-def _empty_model(directory: Path, config: Mapping[str, Any], architecture: Architecture) -> Any:
-    """The network without weights, on the meta device."""
-    try:
-        with torch.device('meta'):
-            return architecture.build(config)
-    # RuntimeError: torch's, for a size that is none.
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
-            RuntimeError) as error:
-        raise CheckpointError(
-            f'{directory / "config.json"}: expected the sizes of a {architecture.title}, found '
-            f'{type(error).__name__}: {error}; fetch it again'
-        ) from None
 
 
 def _check(
