@@ -172,6 +172,13 @@ def test_a_data_config_changes_what_lerobots_files_leave_open(lerobot):
     assert torch.equal(ours.inputs(seen).pixel_values[0], expected)
 
 
+def test_an_embodiment_by_name_goes_before_lerobots(lerobot):
+    (lerobot / 'data_config.yaml').write_text(
+        yaml.safe_dump({'data_config': 1, 'model': 'gr00t_n1_5', 'embodiment': 'gr1'})
+    )
+    assert processor(lerobot).embodiment_id == 24
+
+
 def test_renamed_cameras_keep_the_datas_names(lerobot):
     def rename(content):
         content['steps'][0]['config']['rename_map'] = {'observation.images.a': SLOTS[1]}
@@ -282,6 +289,12 @@ def test_without_statistics_the_line_says_how_to_pass_them(nvidia):
     processor(nvidia)
     shutil.rmtree(nvidia / 'experiment_cfg')
     refused(nvidia, r'experiment_cfg/metadata.json, found none; .*statistics: PATH')
+
+
+def test_an_artifacts_metadata_lies_beside_the_rest(nvidia):
+    edit(nvidia / 'data_config.yaml', lambda c: c.pop('statistics'))
+    shutil.move(nvidia / 'experiment_cfg' / 'metadata.json', nvidia)
+    assert processor(nvidia).files[0] == nvidia / 'metadata.json'
 
 
 def test_an_unnamed_embodiment_of_a_fork_needs_its_row(nvidia):
