@@ -1,6 +1,6 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures are fitted as the references do it: lerobot's in float, openpi's as Pillow, to the bit."""
+"""Pictures are fitted as in the references: lerobot's in float, openpi's as Pillow, to the bit."""
 import hashlib
 
 import numpy as np

@@ -272,3 +272,19 @@ def test_names_must_be_as_many_as_the_statistics_numbers(hub):
     found = processor(hub)
     assert (found.state_names, found.action_names) == (tuple('abcde'), tuple('fghij'))
     assert (found.control_period, found.execute_steps) == (0.1, 2)
+
+
+@pytest.mark.parametrize(('file', 'name', 'settings'), [
+    (PRE, 'normalizer_processor', {'eps': 'small'}),
+    (PRE, 'normalizer_processor', {'norm_map': 'QUANTILES'}),
+    (POST, 'unnormalizer_processor', {'eps': [1]}),
+    (PRE, 'tokenizer_processor', {'max_length': '200'}),
+    (PRE, 'rename_observations_processor', {'rename_map': []}),
+    (PRE, RELATIVE['0.6'], {'action_names': 7}),
+    (PRE, 'device_processor', {'float_dtype': 'bfloat16'}),
+])
+def test_settings_of_another_kind_are_refused(hub, file, name, settings):
+    edit(hub / PRE, lambda c: c['steps'].append({'registry_name': 'device_processor'}))
+    processor(hub)
+    edit(hub / file, lambda c: step(c, name).setdefault('config', {}).update(settings))
+    refused(hub, 'expected')

@@ -20,6 +20,8 @@ import numpy as np
 from quantvla_ros.errors import CheckpointError
 from quantvla_ros.models.data_config import DataConfig
 from quantvla_ros.models.normalization import Mode, Normalizer
+from quantvla_ros.models.relative_actions import add_state, by_names
+from quantvla_ros.models.sizes import whole_number
 from quantvla_ros.models.statistics import ACTION, STATE, read_statistics, statistics_of
 
 PREPROCESSOR = 'policy_preprocessor.json'
@@ -68,18 +70,6 @@ class LerobotSteps:
         """[chunk, >= action] network output and [state] raw state to [chunk, action] float32."""
         restored = self.action.restore(raw[:, : self.action.size])
         return add_state(restored, state, self.relative)
-
-
-def add_state(
-    actions: np.ndarray, state: np.ndarray, relative: Sequence[bool] | None
-) -> np.ndarray:
-    """[chunk, action] relative actions to absolute ones: plus the state, where `relative` says."""
-    if relative is None:
-        return actions
-    offset = np.zeros(actions.shape[1], np.float32)
-    where = np.flatnonzero(relative)
-    offset[where] = np.asarray(state, np.float32)[where]
-    return actions + offset
 
 
 @dataclass(frozen=True)
@@ -149,22 +139,23 @@ def read_lerobot_steps(
         (state, STATE, 'input_features', 'max_state_dim'),
         (action, ACTION, 'output_features', 'max_action_dim'),
     ):
-        _right_size(directory, config, map_, feature, section, config.get(padded, 32), given)
+        largest = whole_number(config, padded, 32, 1, 2**16)
+        _right_size(directory, config, map_, feature, section, largest, given)
     relative, names = _relative(before, after, action.size, state.size)
     tokens = before.one(TOKENIZE)['config']
     files = [before.path, after.path]
     if given is not None:
         files.append(given)
     else:
-        files += [directory / Path(step['state_file']).name for step in (normalizer, restorer)]
+        files += [_state_file(*one) for one in ((before, normalizer), (after, restorer))]
     listed = names or tuple(config.get('action_feature_names') or ()) or None
     return LerobotSteps(
         rename=rename,
         state=state,
         action=action,
         relative=relative,
-        max_tokens=tokens.get('max_length'),
-        tokenizer_name=tokens.get('tokenizer_name'),
+        max_tokens=_setting(before, tokens, 'max_length', int, None),
+        tokenizer_name=_setting(before, tokens, 'tokenizer_name', str, None),
         action_names=listed if listed is not None and len(listed) == action.size else None,
         files=tuple(dict.fromkeys(files)),
     )
@@ -185,6 +176,26 @@ def _read(path: Path) -> _File:
     # ValueError: no JSON, or not UTF-8; RecursionError: nested without end.
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(f'{path}: not a processor file ({error}); fetch it again') from None
+
+
+def _setting(
+    file: _File, settings: Mapping[str, Any], name: str, kind: type, default: Any
+) -> Any:
+    """A setting of a step; the default where it is null or left out."""
+    value = settings.get(name)
+    if value is None:
+        return default
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise CheckpointError(
+            f'{file.path}: {name}: expected {kind.__name__}, found {str(value)[:80]!r}; fetch it '
+            f'again'
+        )
+    return value
+
+
+def _state_file(file: _File, step: Mapping[str, Any]) -> Path:
+    """Where the statistics of a step lie: beside its file, under the name that it gives."""
+    return file.path.with_name(Path(_setting(file, step, 'state_file', str, '')).name)
 
 
 def _refuse_unknown(file: _File, known: Sequence[str]) -> None:
@@ -218,8 +229,10 @@ def _in_order(file: _File, names: Sequence[str]) -> None:
 
 def _renaming(before: _File) -> dict[str, str]:
     step = before.find(RENAME)
-    rename = {} if step is None else step['config'].get('rename_map') or {}
-    if not isinstance(rename, dict) or len(set(map(str, rename.values()))) != len(rename):
+    rename = {}
+    if step is not None:
+        rename = _setting(before, step['config'], 'rename_map', dict, {})
+    if len(set(map(str, rename.values()))) != len(rename):
         raise CheckpointError(
             f'{before.path}: {RENAME}: rename_map: expected different new names by old names, '
             f'found {rename}'
@@ -254,7 +267,8 @@ def _normalizer(
             f'{file.path}: norm_map.VISUAL: expected IDENTITY, found {visual!r}; pictures '
             f'normalised by statistics are not supported'
         )
-    only = settings.get('normalize_observation_keys')
+    eps = _setting(file, settings, 'eps', float, 1e-8)
+    only = _setting(file, settings, 'normalize_observation_keys', list, None)
     if feature == STATE and only is not None and STATE not in only:
         raise CheckpointError(
             f'{file.path}: normalize_observation_keys: expected {STATE} among them, found {only}'
@@ -264,21 +278,16 @@ def _normalizer(
         # A data set's own file has the names before the renaming.
         old = back.get(feature, feature)
         values = statistics_of(given, statistics, old if old in statistics else feature)
-        return Normalizer.from_statistics(
-            f'{given}: {feature}', mode, values, settings.get('eps', 1e-8)
-        )
-    name = step.get('state_file')
-    if not name:
+        return Normalizer.from_statistics(f'{given}: {feature}', mode, values, eps)
+    if not step.get('state_file'):
         raise CheckpointError(
             f'{file.path}: {feature}: this checkpoint carries no statistics (no state_file), as '
             f'base checkpoints do not; name those of your data in data_config.yaml (statistics: '
             f'PATH, as meta/stats.json of the data set), or pass a checkpoint fine-tuned on it'
         )
-    path = file.path.with_name(Path(name).name)
+    path = _state_file(file, step)
     values = statistics_of(path, read_statistics(path), feature)
-    return Normalizer.from_statistics(
-        f'{path}: {feature}', mode, values, settings.get('eps', 1e-8)
-    )
+    return Normalizer.from_statistics(f'{path}: {feature}', mode, values, eps)
 
 
 def _agree(
@@ -301,16 +310,14 @@ def _agree(
             f'{after.path}: norm_map.ACTION: expected {first.value}, as {before.path.name} has it, '
             f'found {second.value}; the files are of different checkpoints'
         )
-    name = normalizer.get('state_file')
-    if given is not None or not name:
+    if given is not None:
         return
-    path = before.path.with_name(Path(name).name)
+    path = _state_file(before, normalizer)
     found = read_statistics(path).get(ACTION)
     if found is None:
         return
-    trained = Normalizer.from_statistics(
-        f'{path}: {ACTION}', first, found, normalizer['config'].get('eps', 1e-8)
-    )
+    eps = _setting(before, normalizer['config'], 'eps', float, 1e-8)
+    trained = Normalizer.from_statistics(f'{path}: {ACTION}', first, found, eps)
     if trained.size != action.size or not (
         np.allclose(trained.offset, action.offset, rtol=1e-5)
         and np.allclose(trained.span, action.span, rtol=1e-5)
@@ -363,31 +370,18 @@ def _relative(
             f'{after.path}: {ABSOLUTE}: expected enabled: {str(enabled).lower()}, as '
             f'{RELATIVE[1]} of {before.path.name} has it; the files are of different checkpoints'
         )
-    names = settings.get('action_names')
-    names = tuple(str(name) for name in names) if names else None
+    names = tuple(map(str, _setting(before, settings, 'action_names', list, None) or ())) or None
     if not enabled:
         return None, names
-    mask = relative_mask(actions, settings.get('exclude_joints') or (), names)
+    mask = by_names(
+        actions, _setting(before, settings, 'exclude_joints', list, None) or (), names
+    )
     if any(mask[states:]):
         raise CheckpointError(
             f'{before.path}: relative actions: expected a state of at least {actions} numbers, '
             f'to which the actions are relative, found {states}'
         )
     return mask, names
-
-
-def relative_mask(
-    actions: int, exclude: Sequence[str], names: Sequence[str] | None
-) -> tuple[bool, ...]:
-    """Which numbers of an action are relative: those whose name contains no excluded one.
-
-    As in lerobot, all of them where the names are not known.
-    """
-    tokens = [str(token).lower() for token in exclude if token]
-    if not tokens or names is None:
-        return (True,) * actions
-    mask = [not any(token in name.lower() for token in tokens) for name in names[:actions]]
-    return tuple(mask + [True] * (actions - len(mask)))
 
 
 def with_names(

@@ -17,6 +17,7 @@ from quantvla_ros.errors import CheckpointError
 from quantvla_ros.models.data_config import FILE as DATA_CONFIG
 from quantvla_ros.models.data_config import DataConfig
 from quantvla_ros.models.normalization import Normalizer
+from quantvla_ros.models.relative_actions import by_runs
 from quantvla_ros.models.statistics import ACTION, NORM_STATS, STATE, read_statistics, statistics_of
 
 # Of every pi0.5 of openpi, in the order of training.
@@ -127,11 +128,11 @@ def _relative(
 ) -> tuple[bool, ...] | None:
     if data is None or not data.relative_actions:
         return None
-    mask = [run > 0 for run in data.relative_actions for _ in range(abs(run))]
+    mask = by_runs(data.relative_actions)
     if len(mask) > actions or any(mask[states:]):
         raise CheckpointError(
             f'{data.source}: relative_actions: expected at most {actions} numbers, the relative '
             f'ones among the first {states} (there is no other state to add), found '
             f'{list(data.relative_actions)}'
         )
-    return tuple(mask + [False] * (actions - len(mask)))
+    return mask + (False,) * (actions - len(mask))

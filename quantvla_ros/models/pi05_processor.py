@@ -29,13 +29,14 @@ from quantvla_ros.models.images import (
 from quantvla_ros.models.lerobot_steps import (
     NORMALIZE,
     TOKENIZE,
-    add_state,
     read_lerobot_steps,
     with_names,
 )
 from quantvla_ros.models.normalization import Normalizer
 from quantvla_ros.models.openpi_files import CAMERAS, MAX_TOKENS, is_openpi, read_openpi_files
 from quantvla_ros.models.pi05 import ModelInputs, PI05Config
+from quantvla_ros.models.relative_actions import add_state
+from quantvla_ros.models.sizes import whole_number
 from quantvla_ros.models.tokenizer import (
     PALIGEMMA,
     PALIGEMMA_FILES,
@@ -149,9 +150,10 @@ class PI05Processor:
                 'tokenizer': tokenizer,
                 'tokenizer_file': tokenizer_file,
                 'files': (*found['files'], *tokenizer_files(tokenizer_file)),
-                'padded_state': config.get('max_state_dim', 32),
+                'padded_state': whole_number(config, 'max_state_dim', 32, 1, 2**16),
                 'control_period': None if data is None else data.control_period,
-                'execute_steps': (data and data.execute_steps) or config.get('n_action_steps'),
+                'execute_steps': (data and data.execute_steps)
+                or whole_number(config, 'n_action_steps', network.chunk, 1, network.chunk),
             }
         )
 
@@ -244,7 +246,8 @@ def _lerobot(
         'relative': steps.relative,
         'prompt_state': _prompt_state(data, ('raw', 'pad32')) or 'raw',
         'resize': (data and data.resize) or 'lerobot',
-        'max_tokens': steps.max_tokens or config.get('tokenizer_max_length', MAX_TOKENS),
+        'max_tokens': steps.max_tokens
+        or whole_number(config, 'tokenizer_max_length', MAX_TOKENS, 1, 2**16),
         'action_names': steps.action_names,
         'files': steps.files,
     }
@@ -301,7 +304,8 @@ def _slots(
             f'{str(features)[:80]}; fetch it again'
         )
     # Empty cameras stand for pictures that never come.
-    empty = {f'observation.images.empty_camera_{n}' for n in range(_count(config))}
+    count = whole_number(config, 'empty_cameras', 0, 0, 16)
+    empty = {f'observation.images.empty_camera_{n}' for n in range(count)}
     found = [
         feature
         for feature, what in features.items()
@@ -323,12 +327,3 @@ def _slots(
             f'the order of training'
         )
     return tuple(name(feature) for feature in found)
-
-
-def _count(config: Mapping[str, Any]) -> int:
-    count = config.get('empty_cameras') or 0
-    if type(count) is not int or not 0 <= count <= 16:
-        raise CheckpointError(
-            f'config.json: empty_cameras: expected a whole number from 0 to 16, found {count!r}'
-        )
-    return count

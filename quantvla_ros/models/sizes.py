@@ -53,3 +53,19 @@ def section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
             f'config.json: {key}: expected an object, found {section!r}; fetch it again'
         )
     return section
+
+
+def whole_number(config: Mapping[str, Any], key: str, default: int, low: int, high: int) -> int:
+    """A whole number of a config; the default where it gives none.
+
+    Raises:
+        CheckpointError: it is something else, or outside of [low, high].
+    """
+    value = config.get(key)
+    value = default if value is None else value
+    if type(value) is not int or not low <= value <= high:
+        raise CheckpointError(
+            f'config.json: {key}: expected a whole number from {low} to {high}, found {value!r}; '
+            f'fetch it again'
+        )
+    return value
