@@ -6,12 +6,20 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
+from quantization_samples import ROOT
 from safetensors.torch import load_file, save_file
 
+from quantvla_ros.cli.main import main
+from quantvla_ros.cli.random_checkpoint import TINY
+from quantvla_ros.contract.load import load_contract
+from quantvla_ros.engine.inspection import inspect_directory
+from quantvla_ros.engine.policy import load_policy
 from quantvla_ros.errors import CheckpointError, ObservationError
-from quantvla_ros.models import export, load_model, pi05_export
-from quantvla_ros.models.architectures import architecture_of, load_processor
+from quantvla_ros.models import export, groot_export, load_model, pi05_export, smolvla_export
+from quantvla_ros.models.architectures import architecture_of, empty_network, load_processor
 from quantvla_ros.models.checkpoint import read_config
+from quantvla_ros.models.tokenizer import load_tokenizer
 from quantvla_ros.observation.types import Observation
 
 SIZES = {
@@ -186,3 +194,119 @@ def test_an_observation_of_another_robot_is_refused(checkpoint):
         processor.inputs(observation(images={}))
     with pytest.raises(ObservationError, match='shorten the command'):
         processor.inputs(observation(instruction='wug ' * 100))
+
+
+# `random-checkpoint`: the same for every architecture, through the command itself.
+
+KINDS = ('pi05', 'gr00t_n1_5', 'smolvla')
+EXPORTERS = {'pi05': pi05_export, 'gr00t_n1_5': groot_export, 'smolvla': smolvla_export}
+
+
+def random_checkpoint(out, kind, *more, contract='tabletop'):
+    path = ROOT / 'config' / 'contracts' / f'{contract}.yaml'
+    return main([
+        'random-checkpoint', '--model', kind, '--contract', str(path), '--out', str(out), *more
+    ])
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.mark.parametrize('contract', ['tabletop', 'gr1_arms'])
+def test_a_random_checkpoint_runs_on_its_robot(kind, contract, tmp_path, capsys):
+    out = tmp_path / 'out'
+    assert random_checkpoint(out, kind, contract=contract) == 0
+    robot = load_contract(ROOT / 'config' / 'contracts' / f'{contract}.yaml')
+    policy = load_policy(out)
+    picture = np.zeros((48, 64, 3), np.uint8)
+    actions = policy.infer(
+        Observation(
+            stamp=0,
+            images={camera.slot: picture for camera in robot.cameras},
+            state=policy.processor.example_state(),
+            instruction='pick up the cube',
+        ),
+        seed=0,
+    )
+    assert actions.shape == (16, len(robot.action.names)) and actions.std() > 0
+    assert np.isfinite(actions).all()
+    facts = inspect_directory(out, contract=robot)
+    assert facts['missing'] == []
+    assert facts['architecture']['type'] == kind
+    low, high = (
+        np.array([getattr(robot.limits[name], end) for name in robot.action.names])
+        for end in ('lower', 'upper')
+    )
+    middle = policy.processor.example_state()[: len(low)]
+    if robot.state_names == robot.action.names:
+        np.testing.assert_allclose(middle, (low + high) / 2, atol=1e-3)
+
+
+def test_weights_are_of_their_seed(kind, tmp_path, capsys):
+    stored = []
+    for index, seed in enumerate(('3', '3', '4')):
+        assert random_checkpoint(tmp_path / str(index), kind, '--seed', seed) == 0
+        stored.append((tmp_path / str(index) / 'model.safetensors').read_bytes())
+    assert stored[0] == stored[1] != stored[2]
+
+
+def test_the_full_size_is_the_public_one(kind):
+    numbers = export.statistics(np.zeros((2, 5)))
+    features = export.Features(('observation.images.a',), numbers, numbers, tuple('abcde'))
+    described = () if kind == 'gr00t_n1_5' else (features,)
+    config = EXPORTERS[kind].hub_config(*described)
+    exported, public = empty_network(config), empty_network({'type': kind})
+    assert exported.config == public.config
+    shapes = ({k: tuple(v.shape) for k, v in n.state_dict().items()} for n in (exported, public))
+    assert next(shapes) == next(shapes)
+
+
+def test_a_directory_with_files_in_it_is_left_alone(tmp_path, capsys):
+    (tmp_path / 'mine').write_text('mine')
+    assert random_checkpoint(tmp_path, 'pi05') == 2
+    assert random_checkpoint(tmp_path / 'mine', 'pi05') == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 2 and 'new or empty directory' in said
+
+
+def test_gr00t_parts_are_runs_of_names_that_differ_in_their_number(tmp_path, capsys):
+    assert random_checkpoint(tmp_path / 'out', 'gr00t_n1_5', contract='gr1_arms') == 0
+    data = yaml.safe_load((tmp_path / 'out' / 'data_config.yaml').read_text())
+    names = {part['key']: part['names'] for part in data['state']}
+    sizes = {'left_arm': 7, 'left_hand': 6, 'right_arm': 7, 'right_hand': 6}
+    assert {key: len(own) for key, own in names.items()} == sizes
+    metadata = json.loads((tmp_path / 'out' / 'experiment_cfg' / 'metadata.json').read_text())
+    statistics = metadata['new_embodiment']['statistics']['state']['left_hand']
+    robot = load_contract(ROOT / 'config' / 'contracts' / 'gr1_arms.yaml')
+    lowest = [robot.limits[name].lower for name in names['left_hand']]
+    assert statistics['min'] == pytest.approx(lowest)
+
+
+def test_gr00t_parts_that_come_back_keep_their_own_statistics(tmp_path):
+    numbers = np.arange(8.0).reshape(2, 4)
+    names = ('arm_0', 'hand_0', 'arm_1', 'arm_2')
+    features = export.Features(
+        ('observation.images.a',), export.statistics(numbers), export.statistics(numbers), names,
+        state_names=names,
+    )
+    sizes = TINY['gr00t_n1_5']
+    config = groot_export.hub_config(**sizes)
+    weights = export.random_weights(config, 0)
+    groot_export.write_checkpoint(tmp_path, config, weights, features, ['go'])
+    processor = load_processor(tmp_path, config)
+    assert processor.state_names == names
+    np.testing.assert_array_equal(processor.example_state(), numbers.mean(0))
+
+
+def test_special_tokens_keep_their_ids_and_every_text_can_be_spelled(tmp_path):
+    special = {'<image>': 600, '<end>': 7}
+    tokenizer = export.byte_tokenizer(['pick up the cup'], special, 640)
+    tokenizer.save(str(tmp_path / 'tokenizer.json'))
+    loaded = load_tokenizer(tmp_path / 'tokenizer.json')
+    assert loaded.encode('<image><end>') == [600, 7]
+    assert len(loaded.encode('pick')) < 4  # learned
+    ids = loaded.encode('Grüße, 世界\n')
+    assert max(ids) < 640 and tokenizer.decode(ids) == 'Grüße, 世界\n'
+    assert not {600, 7} & set(ids)

@@ -124,18 +124,24 @@ def _vector(kind: str, vector: Mapping[str, Any] | None) -> str:
     lines = [f'{kind}: {vector["size"]} numbers, units {one or "as below"}']
     if not vector['names']:
         lines[0] += ', no names recorded'
-    start = 0
-    for part in vector['parts']:
-        columns = list(part['statistics'])
-        rows = []
+    parts = vector['parts']
+    columns = list(dict.fromkeys(name for part in parts for name in part['used']))
+    rows, start = [], 0
+    for part in parts:
         for index in range(part['size']):
             unit = '' if one else f' ({units[start + index]})'
-            values = (f'{part["statistics"][name][index]:.4g}' for name in columns)
-            rows.append([f'  {names[start + index]}{unit}', *values])
+            values = (
+                f'{part["statistics"][name][index]:.4g}' if name in part['used'] else ''
+                for name in columns
+            )
+            rows.append([
+                f'  {names[start + index]}{unit}', part['key'] or '', part['normalization'], *values
+            ])
         start += part['size']
-        key = f'{part["key"]}, ' if part['key'] else ''
-        lines.append(table([f'  {key}{part["normalization"]}', *columns], rows))
-    return '\n'.join(lines)
+    if all(not row[1] for row in rows):
+        rows = [[row[0], *row[2:]] for row in rows]
+        return lines[0] + '\n' + table(['  number', 'normalized by', *columns], rows)
+    return lines[0] + '\n' + table(['  number', 'part', 'normalized by', *columns], rows)
 
 
 def _beside(facts: Mapping[str, Any]) -> str:

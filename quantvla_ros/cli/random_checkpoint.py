@@ -19,10 +19,12 @@ import numpy as np
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.errors import CalibrationError, CheckpointError
 
-# None: the public sizes. [width, depth, mlp, heads, kv_heads, head_dim]; vision [width, depth,
-# heads, mlp].
-SIZES: dict[str, dict[str, Any]] = {
-    'tiny': {
+# What an architecture's exporter makes its config of, beside the public sizes. Meanings: pi0.5
+# `vlm`, `exp` [width, depth, mlp, heads, kv_heads, head_dim], `vis` [width, depth, heads, mlp];
+# GR00T `llm` [width, layers of the whole model, heads, kv_heads, head_dim, mlp], `features`, `dit`
+# (heads, head size, blocks); SmolVLA `txt` as `llm`, `vis` with the patch.
+TINY: dict[str, dict[str, Any]] = {
+    'pi05': {
         'image': 112,
         'chunk': 16,
         'sizes': {
@@ -32,14 +34,43 @@ SIZES: dict[str, dict[str, Any]] = {
             'vocab': 1024,
         },
     },
-    'full': {'image': 224, 'chunk': 50, 'sizes': None},
+    'gr00t_n1_5': {
+        'eagle': {
+            'vis': [96, 2, 4, 192],
+            'llm': [128, 5, 4, 2, 32, 256],
+            'vocab': 1024,
+            'image': 112,
+            'image_token_index': 1000,
+        },
+        'layers': 3,
+        'features': (4, 32, 2),
+        'dit': (4, 24, 4),
+        'hidden': 64,
+        'future_tokens': 8,
+    },
+    'smolvla': {
+        'chunk': 16,
+        'layers': 4,
+        'sizes': {
+            'vis': [96, 2, 4, 192, 8],
+            'txt': [128, 6, 8, 2, 16, 256],
+            'img': 128,
+            'scale': 4,
+            'vocab': 1024,
+        },
+    },
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('--model', choices=['pi05'], default='pi05', help='architecture')
-    parser.add_argument('--size', choices=sorted(SIZES), default='tiny', help='full: 3.6 B weights')
+    parser.add_argument(
+        '--model', choices=list(TINY), default='pi05', help='architecture (default pi05)'
+    )
+    parser.add_argument(
+        '--size', choices=['full', 'tiny'], default='tiny',
+        help='tiny (default), or full: the public sizes, 3.4, 2.4 or 0.4 billion weights',
+    )
     parser.add_argument('--contract', type=Path, required=True, help='the robot (YAML)')
     parser.add_argument('--bag', type=Path, help='bag whose states and commands give statistics')
     parser.add_argument('--out', type=Path, required=True, help='directory to write')
@@ -49,23 +80,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the checkpoint."""
     from quantvla_ros.contract.load import load_contract
-    from quantvla_ros.models import export, pi05_export
+    from quantvla_ros.models import export, groot_export, pi05_export, smolvla_export
 
-    if args.out.exists() and any(args.out.iterdir()):
+    exporters: dict[str, Any] = {
+        'pi05': pi05_export, 'gr00t_n1_5': groot_export, 'smolvla': smolvla_export,
+    }
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise CheckpointError(f'{args.out}: expected a new or empty directory, found files in it')
     contract = load_contract(args.contract)
     states, actions, words = (
         _from_limits(contract) if args.bag is None else _from_bag(args.bag, contract)
     )
-    size = SIZES[args.size]
-    slots = tuple(camera.slot for camera in contract.cameras)
-    features = export.Features(slots, states, actions, contract.action.names)
-    config = pi05_export.hub_config(
-        features, image=size['image'], chunk=size['chunk'], sizes=size['sizes']
+    features = export.Features(
+        tuple(camera.slot for camera in contract.cameras),
+        states,
+        actions,
+        contract.action.names,
+        contract.state_names,
+        contract.control_period,
     )
+    exporter, sizes = exporters[args.model], TINY[args.model] if args.size == 'tiny' else {}
+    # lerobot's config names cameras and sizes of the data; NVIDIA's knows the network alone.
+    described = () if exporter is groot_export else (features,)
+    config = exporter.hub_config(*described, **sizes)
     weights = export.random_weights(config, args.seed)
-    pi05_export.write_checkpoint(args.out, config, weights, features, words)
-    total = sum(file.stat().st_size for file in args.out.iterdir())
+    try:
+        exporter.write_checkpoint(args.out, config, weights, features, words)
+    except OSError as error:
+        raise CheckpointError(
+            f'{args.out}: cannot write there ({error.strerror}); name another directory'
+        ) from None
+    total = sum(file.stat().st_size for file in args.out.rglob('*') if file.is_file())
     print(
         f'{args.out}: {args.model} ({args.size}), random weights (seed {args.seed}), '
         f'{total / 2**20:.1f} MiB; statistics from {args.bag or "the contract limits"}',

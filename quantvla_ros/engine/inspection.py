@@ -26,14 +26,13 @@ from quantvla_ros.engine.surroundings import (
     processor_facts,
 )
 from quantvla_ros.errors import CheckpointError, QuantVLAError
-from quantvla_ros.models.architecture import Architecture
-from quantvla_ros.models.architectures import architecture_of
+from quantvla_ros.models.architectures import architecture_of, empty_network
 from quantvla_ros.models.checkpoint import read_config
 from quantvla_ros.quantization.formats import place_empty_layers
 from quantvla_ros.quantization.layout import LAYOUTS
 from quantvla_ros.quantization.manifest import MANIFEST, WEIGHTS, Manifest, read_manifest
 from quantvla_ros.quantization.memory import memory
-from quantvla_ros.quantization.recipe_file import find_recipe, load_recipe
+from quantvla_ros.quantization.recipe_file import load_recipe
 
 FLOATS = {'float32': 4, 'bfloat16': 2}  # bytes of a number
 RECIPES = ('w8a8', 'w4a8', 'paper-w4a8')
@@ -89,12 +88,12 @@ def inspect_directory(
         facts['weights']['names_of'] = None  # the manifest says it
     if config is not None and architecture is not None:
         facts['architecture'] = {'type': architecture.kind, 'title': architecture.title}
-        network = _attempt(lambda: _build(architecture, config), missing, 'fetch it again')
+        network = _attempt(lambda: empty_network(config), missing)
         if network is not None:
             facts['sizes'] = size_facts(network)
             if layout in LAYOUTS:
                 facts['layout'] = layout_facts(network, layout)
-            facts['memory'] = memory_facts(lambda: _build(architecture, config))
+            facts['memory'] = memory_facts(config)
             if manifest is None and stored.tensors:
                 wanted = {name: t.shape for name, t in network.state_dict().items()}
                 keys = compare_keys(directory, stored, architecture, wanted)
@@ -143,30 +142,13 @@ def _refuse_other(directory: Path) -> None:
         )
 
 
-def _attempt(read: Callable[[], T], missing: list[Missing], remedy: str = '') -> T | None:
+def _attempt(read: Callable[[], T], missing: list[Missing]) -> T | None:
     """What `read` gives; a fault goes to `missing` instead."""
     try:
         return read()
     except QuantVLAError as error:
-        missing.append(Missing.of(error, remedy))
+        missing.append(Missing.of(error))
     return None
-
-
-def _build(architecture: Architecture, config: Mapping[str, Any]) -> Any:
-    """The network without memory.
-
-    Raises:
-        CheckpointError: config.json does not describe one.
-    """
-    try:
-        with torch.device('meta'):
-            return architecture.build(config)
-    # A config of a stranger can hold anything in place of a number or of a list.
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as e:
-        raise CheckpointError(
-            f'config.json: expected the sizes of {architecture.title}, found none to build '
-            f'({" ".join(str(e).split())[:200]}); fetch it again'
-        ) from None
 
 
 def size_facts(network: Any) -> dict[str, Any]:
@@ -225,13 +207,14 @@ def layout_facts(network: Any, name: str) -> dict[str, Any]:
     }
 
 
-def memory_facts(build: Callable[[], Any]) -> dict[str, int]:
-    """Bytes of the weights in each precision."""
-    found = {name: _bytes(build(), size) for name, size in FLOATS.items()}
+def memory_facts(config: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes of a network's weights in each precision."""
+    network = empty_network(config)
+    found = {name: _bytes(network, size) for name, size in FLOATS.items()}
     for name in RECIPES:
+        network = empty_network(config)
         with torch.device('meta'):
-            network = build()
-            place_empty_layers(network, load_recipe(find_recipe(name)))
+            place_empty_layers(network, load_recipe(name))
         found[name] = _bytes(network, FLOATS['bfloat16'])
     return found
 

@@ -35,10 +35,10 @@ class Missing:
     remedy: str
 
     @classmethod
-    def of(cls, error: Exception, remedy: str = '') -> Missing:
+    def of(cls, error: Exception) -> Missing:
         """From an error's one line: expected and found, then what to do."""
-        what, _, own = str(error).partition('; ')
-        return cls(what, own or remedy)
+        what, _, remedy = str(error).partition('; ')
+        return cls(what, remedy)
 
 
 @dataclass

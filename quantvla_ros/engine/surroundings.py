@@ -24,9 +24,11 @@ from quantvla_ros.models.architecture import Architecture, Processor
 from quantvla_ros.models.architectures import load_processor
 from quantvla_ros.models.data_config import FILE, DataConfig, find_data_config
 from quantvla_ros.models.groot_lerobot import read_setup
-from quantvla_ros.models.groot_parts import Vector
+from quantvla_ros.models.groot_parts import NEEDED, Vector
 from quantvla_ros.models.lerobot_steps import NORMALIZE, POSTPROCESSOR, PREPROCESSOR, RESTORE
 from quantvla_ros.models.normalization import Mode, Normalizer
+from quantvla_ros.models.openpi_files import is_openpi, read_openpi_files
+from quantvla_ros.models.smolvla_processor import VLM
 from quantvla_ros.models.statistics import ACTION, STATE, read_statistics, statistics_of
 from quantvla_ros.models.tokenizer import (
     PALIGEMMA,
@@ -43,7 +45,7 @@ DATA_UNIT = "the training data's own"  # no checkpoint records a unit
 TOKENIZERS = {
     'pi05': (PALIGEMMA_FILES, PALIGEMMA),
     'gr00t_n1_5': (QWEN_FILES, groot_processor.REPOSITORY),
-    'smolvla': (SMOLVLM_FILES, 'HuggingFaceTB/SmolVLM2-500M-Video-Instruct'),
+    'smolvla': (SMOLVLM_FILES, VLM),
 }
 # What a normaliser's two numbers are, by its mode: the offset, and the offset plus the span.
 _RANGES = {
@@ -87,9 +89,13 @@ def processor_facts(processor: Processor, contract: Contract | None) -> dict[str
     }
 
 
-def _held(processor: Processor, name: str) -> Any:
+def _held(processor: Processor, name: str) -> Normalizer | Vector | None:
     """A processor's own normalisation, which the protocol leaves to each architecture."""
-    return getattr(processor, name, None)
+    for owner in (processor, getattr(processor, 'steps', None)):
+        found = getattr(owner, name, None)
+        if isinstance(found, (Normalizer, Vector)):
+            return found
+    return None
 
 
 def _kind(path: Path) -> str:
@@ -98,7 +104,7 @@ def _kind(path: Path) -> str:
     return 'tokenizer.json' if path.suffix == '.json' else 'sentencepiece'
 
 
-def vector_facts(vector: Any) -> list[dict[str, Any]]:
+def vector_facts(vector: Normalizer | Vector | None) -> list[dict[str, Any]]:
     """The parts of a state or action: how each is normalised, and by which statistics."""
     if isinstance(vector, Vector):
         return [
@@ -106,11 +112,12 @@ def vector_facts(vector: Any) -> list[dict[str, Any]]:
                 'key': part.key,
                 'size': part.size,
                 'normalization': part.mode,
+                'used': list(NEEDED[part.mode]),
                 'statistics': {name: _numbers(v) for name, v in part.statistics.items()},
             }
             for part in vector.parts
         ]
-    if not isinstance(vector, Normalizer):
+    if vector is None:
         return []
     if vector.mode in _RANGES:
         low, high = _RANGES[vector.mode]
@@ -122,6 +129,7 @@ def vector_facts(vector: Any) -> list[dict[str, Any]]:
             'key': None,  # the whole vector
             'size': vector.size,
             'normalization': vector.mode.value.lower(),
+            'used': list(statistics),
             'statistics': {name: _numbers(values) for name, values in statistics.items()},
         }
     ]
@@ -211,13 +219,14 @@ def _tokenizer_probe(kind: str) -> Probe:
 def _lerobot_probe(
     directory: Path, config: Mapping[str, Any], data: DataConfig | None
 ) -> Iterator[Check]:
-    """The two processor files and their statistics, or the statistics that the user names."""
+    """The two processor files and their statistics, or openpi's, or those that the user names."""
+    if is_openpi(config):
+        yield lambda: read_openpi_files(directory, config, data)
+        return
     given = None if data is None or data.statistics is None else data.find(data.statistics)
     if given is not None:
         yield lambda: read_statistics(given)
     names = (PREPROCESSOR, POSTPROCESSOR)
-    if not any((directory / name).is_file() for name in names) and (directory / 'assets').is_dir():
-        return  # openpi's way: no steps are listed
     for name, step, feature in zip(names, (NORMALIZE, RESTORE), (STATE, ACTION), strict=True):
         yield partial(_check_steps, directory / name, step, feature, given)
 

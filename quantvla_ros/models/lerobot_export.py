@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from safetensors.numpy import save_file
 
+from quantvla_ros.models.data_config import FILE as DATA_CONFIG
 from quantvla_ros.models.export import Features, write_json
 
 PREPROCESSOR, POSTPROCESSOR = 'policy_preprocessor.json', 'policy_postprocessor.json'
@@ -77,6 +79,18 @@ def write_processors(
     for name in statistics:
         save_file(arrays, directory / name)
         (directory / name).chmod(0o644)  # the library writes for the owner alone
+
+
+def write_data_config(directory: Path, model: str, features: Features) -> None:
+    """The data config, with the names and the period that lerobot's files have no place for."""
+    content: dict[str, Any] = {'data_config': 1, 'model': model}
+    if features.state_names is not None:
+        content['state_names'] = list(features.state_names)
+    content['action_names'] = list(features.action_names)
+    if features.control_period is not None:
+        content['control_period'] = features.control_period
+    text = yaml.safe_dump(content, sort_keys=False, width=100)
+    (directory / DATA_CONFIG).write_text(text, encoding='utf-8')
 
 
 def _vectors(features: Features) -> dict[str, Any]:
