@@ -2,17 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Directories of openpi's converter run like the same weights from lerobot."""
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from artifact_samples import quantized, recipe
 from pi05_directories import data_config, edit, lerobot, observation, openpi, processor
-from quantization_samples import calibration_account, contract
+from quantization_samples import ROOT, calibration_account, contract
 
 from quantvla_ros.engine.policy import load_policy
 from quantvla_ros.errors import CheckpointError
 from quantvla_ros.models import load_model
+from quantvla_ros.models.data_config import FILE, load_data_config
+from quantvla_ros.models.openpi_files import CAMERAS
 from quantvla_ros.models.tokenizer import pi05_prompt
 from quantvla_ros.quantization.artifact import load_artifact
 from quantvla_ros.quantization.artifact_writer import write_artifact
@@ -171,3 +174,28 @@ def test_a_policy_and_an_artifact_of_it_give_the_same_actions(directory, tmp_pat
     assert stored.processor.tokens(seen) == policy.processor.tokens(seen)
     actions = stored.infer(seen, seed=3)
     assert np.abs(actions - expected).max() < 0.2 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('name', ['pi05_libero', 'pi05_droid', 'pi05_lerobot_0_4'])
+def test_the_shipped_data_configs_are_read(name):
+    data = load_data_config(ROOT / 'config' / 'data' / f'{name}.yaml')
+    assert data.model == 'pi05' and data.prompt_state is not None
+    if name != 'pi05_lerobot_0_4':
+        assert set(data.cameras) < set(CAMERAS)
+        assert len(data.state_names) == 8
+
+
+def test_a_shipped_data_config_makes_a_directory_complete(tmp_path):
+    directory = openpi(tmp_path / 'openpi')
+    (file,) = directory.rglob('norm_stats.json')
+
+    def widen(content):
+        for part in content['norm_stats'].values():
+            for name in part:
+                part[name] = [0.0 if name in ('q01', 'mean') else 1.0] * 8
+
+    edit(file, widen)
+    shutil.copy(ROOT / 'config' / 'data' / 'pi05_libero.yaml', directory / FILE)
+    found = processor(directory)
+    assert (found.state_size, found.action_size, found.prompt_state) == (8, 7, 'none')
+    assert found.execute_steps == 5
