@@ -26,6 +26,7 @@ from quantvla_ros.models.weight_files import (
     checkpoint_files,
     read_headers,
     read_tensors,
+    shown,
 )
 
 __all__ = [
@@ -139,8 +140,7 @@ def network_weights(directory: str | Path, architecture: Architecture) -> Networ
             continue
         if key in weights:
             raise CheckpointError(
-                f'{directory}: expected each weight once, found {weights[key].name} '
-                f'({weights[key].file.name}) and {entry.name} ({entry.file.name}) for the same; '
+                f'expected each weight once, found {weights[key]} and {entry} for the same; '
                 f'two checkpoints are mixed, fetch one of them anew'
             )
         weights[key] = entry
@@ -167,12 +167,12 @@ def _check(
         entry = weights[key]
         if entry.shape != tuple(tensor.shape):
             raise CheckpointError(
-                f'{entry.file}: {entry.name}: expected shape {list(tensor.shape)} by config.json, '
+                f'{entry}: expected shape {list(tensor.shape)} by config.json, '
                 f'found {list(entry.shape)}; the two are of different checkpoints, fetch both again'
             )
         if entry.type not in FLOATS:
             raise CheckpointError(
-                f'{entry.file}: {entry.name}: expected one of the types {", ".join(FLOATS)}, found '
+                f'{entry}: expected one of the types {", ".join(FLOATS)}, found '
                 f'{entry.type}; the file is quantized already, pass the checkpoint it was made of'
             )
 
@@ -191,7 +191,7 @@ def _some(names: list[str], limit: int = 4) -> str:
     if not names:
         return 'none'
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
-    return ', '.join(names[:limit]) + more
+    return ', '.join(shown(name) for name in names[:limit]) + more
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -63,6 +63,9 @@ class Stored:
     shape: tuple[int, ...]
     start: int
 
+    def __str__(self) -> str:
+        return f'{self.file}: {shown(self.name)}'
+
     @property
     def count(self) -> int:
         """Its numbers."""
@@ -98,7 +101,7 @@ def read_headers(directory: Path) -> list[Stored]:
             other = sorted(names ^ set(held))
             raise CheckpointError(
                 f'{file}: expected the {len(names)} tensors that {INDEX} assigns to it, found '
-                f'{len(held)}, and only one of the two has {other[0]}; the shards are of '
+                f'{len(held)}, and only one of the two has {shown(other[0])}; the shards are of '
                 f'different checkpoints, fetch them all again'
             )
         found.update(held)
@@ -127,8 +130,9 @@ def read_header(file: Path) -> list[Stored]:
                 kind = view.get_dtype()
                 if kind not in _BYTES:
                     raise CheckpointError(
-                        f'{file}: {name}: expected one of the types {", ".join(FLOATS)}, found '
-                        f'{kind}; the file is quantized already, pass the checkpoint it was made of'
+                        f'{file}: {shown(name)}: expected one of the types '
+                        f'{", ".join(FLOATS)}, found {kind}; the file is quantized already, '
+                        f'pass the checkpoint it was made of'
                     )
                 tensors.append(Stored(file, name, kind, tuple(view.get_shape()), start))
                 start += tensors[-1].bytes
@@ -187,7 +191,7 @@ def _window(opened: BinaryIO, stored: Stored, start: int, length: int) -> Tensor
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f'{stored.file}: {stored.name}: cannot be read any more ({error}); the file was '
+            f'{stored}: cannot be read any more ({error}); the file was '
             f'changed meanwhile, load it again'
         ) from None
     mapped.madvise(mmap.MADV_SEQUENTIAL)  # the disk reads ahead while we copy
@@ -248,8 +252,8 @@ def _weight_map(index: Path) -> dict[str, str]:
         inside = isinstance(file, str) and file == Path(file).name and '\0' not in file
         if not inside or not file.endswith('.safetensors'):
             raise CheckpointError(
-                f'{index}: {name}: expected a .safetensors file beside the index, found '
-                f'{file!r}; fetch it again'
+                f'{index}: {shown(name)}: expected a .safetensors file beside the index, found '
+                f'{shown(repr(file))}; fetch it again'
             )
     return dict(entries)
 
@@ -278,7 +282,12 @@ def _instead(directory: Path) -> str:
     return 'no such file; fetch the whole repository'
 
 
+def shown(name: str, limit: int = 200) -> str:
+    """A name out of a file as part of one line: it may hold anything."""
+    text = name if name.isprintable() else ascii(name)
+    return text if len(text) <= limit else text[:limit] + '...'
+
+
 def _line(error: BaseException, limit: int = 200) -> str:
     """A library's error as part of one line."""
-    text = ' '.join(str(error).split())
-    return text if len(text) <= limit else text[:limit] + '...'
+    return shown(' '.join(str(error).split()), limit)
