@@ -171,7 +171,7 @@ def test_a_part_that_the_statistics_lack_is_refused(tmp_path, where, one, messag
 def test_a_file_that_is_something_else_is_refused(tmp_path, text):
     path = tmp_path / 'stats.json'
     path.write_text(text)
-    with pytest.raises(CheckpointError, match='expected statistics by embodiment'):
+    with pytest.raises(CheckpointError, match=r'stats.json: expected (statistics|an object)'):
         read_statistics(path, None)
 
 

@@ -312,13 +312,13 @@ def test_an_unnamed_embodiment_of_a_fork_needs_its_row(nvidia):
     ('file', 'change', 'message'),
     [
         ('pre', lambda s: s[2]['config'].update(normalize_min_max=False), 'units of its numbers'),
-        ('pre', lambda s: s[2]['config'].update(embodiment_tag='other'), "found no 'other'"),
+        ('pre', lambda s: s[2]['config'].update(embodiment_tag='other'), "found 'other' and"),
         ('pre', lambda s: s[2].pop('state_file'), r'without \(no state_file\); name a file'),
-        ('pre', lambda s: s.insert(1, {'registry_name': 'blur_pictures'}), 'found .*blur_pictures'),
-        ('pre', lambda s: s.pop(2), 'expected one step groot_pack_inputs_v3'),
-        ('pre', lambda s: s[0].update(config=[]), 'none but rename'),
+        ('pre', lambda s: s.insert(1, {'registry_name': 'blur_pictures'}), 'unknown step .blur'),
+        ('pre', lambda s: s.pop(2), 'expected the step groot_pack_inputs_v3'),
+        ('pre', lambda s: s[0].update(config=[]), 'not a processor file'),
         ('post', lambda s: s[0]['config'].update(env_action_dim=7), 'env_action_dim: expected the'),
-        ('post', lambda s: s[0].update(state_file='gone.safetensors'), 'statistics of action'),
+        ('post', lambda s: s[0].update(state_file='gone.safetensors'), 'gone.safetensors: expected'),
     ],
 )
 def test_processor_files_of_lerobot_that_say_otherwise_are_refused(lerobot, file, change, message):

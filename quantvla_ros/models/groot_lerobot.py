@@ -2,31 +2,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a GR00T N1.5 checkpoint of lerobot says of its own data: its processor files.
 
-Knows `policy_preprocessor.json`, `policy_postprocessor.json` and the steps that lerobot 0.4 and 0.5
-write for GR00T; knows nothing of what the network makes of the data. An unknown step is an error.
+Knows the steps that lerobot 0.4 and 0.5 write for GR00T; knows nothing of what the network makes of
+the data. An unknown step is an error.
 """
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quantvla_ros.errors import CheckpointError
-
-PREPROCESSOR, POSTPROCESSOR = 'policy_preprocessor.json', 'policy_postprocessor.json'
-PACK, UNPACK = 'groot_pack_inputs_v3', 'groot_action_unpack_unnormalize_v1'
-
-RENAME = 'rename_observations_processor'
-# Steps that need nothing from us: batching and moving to a device are ours by construction, and
-# what Eagle's steps do is written in `groot_prompt` and `groot_images`.
-_PASSIVE = (
-    'to_batch_processor',
-    'groot_eagle_encode_v3',
-    'groot_eagle_collate_v3',
-    'device_processor',
+from quantvla_ros.models.lerobot_steps import (
+    PASSIVE,
+    POSTPROCESSOR,
+    PREPROCESSOR,
+    RENAME,
+    ProcessorFile,
+    read_processor_file,
+    refuse_unknown,
+    renaming,
+    setting,
+    state_file,
 )
+
+PACK, UNPACK = 'groot_pack_inputs_v3', 'groot_action_unpack_unnormalize_v1'
+# What they do is written in `groot_prompt` and `groot_images`.
+_EAGLE = ('groot_eagle_encode_v3', 'groot_eagle_collate_v3')
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class LerobotSetup:
     """What the files say.
 
     Attributes:
-        rename: the data's names of observations, to the network's.
+        rename: names of observations in the data, to the network's.
         tag: the embodiment's name.
         embodiment_id: row of the weights.
         simplified: commands lose case and marks.
@@ -59,71 +61,40 @@ def read_setup(directory: Path) -> LerobotSetup | None:
     Raises:
         CheckpointError: they are damaged, or hold a step that is unknown.
     """
-    before, after = directory / PREPROCESSOR, directory / POSTPROCESSOR
-    if not before.is_file() and not after.is_file():
+    if not any((directory / name).is_file() for name in (PREPROCESSOR, POSTPROCESSOR)):
         return None
-    renaming, pack = _steps(before, PACK)
-    _, unpack = _steps(after, UNPACK)
-    settings = pack.get('config', {})
-    rename = renaming.get('config', {}).get('rename_map') or {}
-    if not isinstance(rename, dict) or len(set(map(str, rename.values()))) != len(rename):
-        raise CheckpointError(
-            f'{before}: {RENAME}: rename_map: expected different new names by old names, found '
-            f'{rename}; fetch it again'
-        )
-    for path, step in ((before, pack), (after, unpack)):
-        if not step.get('config', {}).get('normalize_min_max', True):
+    before = read_processor_file(directory / PREPROCESSOR)
+    after = read_processor_file(directory / POSTPROCESSOR)
+    refuse_unknown(before, (RENAME, PACK, *_EAGLE, *PASSIVE))
+    refuse_unknown(after, (UNPACK, *PASSIVE))
+    pack, unpack = before.one(PACK), after.one(UNPACK)
+    for file, step in ((before, pack), (after, unpack)):
+        if not setting(file, step['config'], 'normalize_min_max', bool, True):
             raise CheckpointError(
-                f'{path}: normalize_min_max: expected true, found false: the units of its numbers '
-                f'cannot be known; use a checkpoint whose data is normalised'
+                f'{file.path}: normalize_min_max: expected true, found false: the units of its '
+                f'numbers cannot be known; use a checkpoint whose data is normalised'
             )
-    try:
-        tag = settings['embodiment_tag']
-        number = settings['embodiment_mapping'][tag]
-    except (KeyError, TypeError) as error:
+    settings = pack['config']
+    tag = setting(before, settings, 'embodiment_tag', str, '')
+    rows = setting(before, settings, 'embodiment_mapping', dict, {})
+    if type(rows.get(tag)) is not int:
         raise CheckpointError(
-            f'{before}: {PACK}: expected embodiment_tag and its number in embodiment_mapping, '
-            f'found no {error}; fetch it again'
-        ) from None
-    state, action = (
-        directory / Path(step['state_file']).name if step.get('state_file') else None
-        for step in (pack, unpack)
-    )
-    read = (before, after, *dict.fromkeys(path for path in (state, action) if path is not None))
+            f'{before.path}: {PACK}: expected embodiment_tag and its number in '
+            f'embodiment_mapping, found {tag!r} and {rows}; fetch it again'
+        )
+    state, action = _statistics(before, pack), _statistics(after, unpack)
+    held = dict.fromkeys(path for path in (state, action) if path is not None)
     return LerobotSetup(
-        rename,
+        renaming(before),
         tag,
-        number,
-        bool(settings.get('formalize_language', False)),
-        unpack.get('config', {}).get('env_action_dim') or None,
+        rows[tag],
+        setting(before, settings, 'formalize_language', bool, False),
+        setting(after, unpack['config'], 'env_action_dim', int, 0) or None,
         state,
         action,
-        read,
+        (before.path, after.path, *held),
     )
 
 
-def _steps(path: Path, wanted: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The renaming, {} where there is none, and the one step of that name."""
-    try:
-        steps = json.loads(path.read_text(encoding='utf-8'))['steps']
-        names = [step.get('registry_name') for step in steps]
-        good = all(isinstance(step.get('config', {}), dict) for step in steps)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f'{path}: expected the processor file of the checkpoint, found none; fetch the whole '
-            f'repository, not only the weights'
-        ) from None
-    # ValueError: no JSON, or not UTF-8; RecursionError: nested without end.
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f'{path}: expected a processor file, found {error!r}; fetch it again'
-        ) from None
-    known = (RENAME, wanted, *_PASSIVE)
-    if names.count(wanted) != 1 or names.count(RENAME) > 1 or not good or set(names) - set(known):
-        raise CheckpointError(
-            f'{path}: expected one step {wanted} and none but {", ".join(known)}, found '
-            f'{", ".join(map(str, names))}; another step would move the robot otherwise than in '
-            f'training'
-        )
-    found = dict(zip(names, steps, strict=True))
-    return found.get(RENAME, {}), found[wanted]
+def _statistics(file: ProcessorFile, step: Mapping[str, Any]) -> Path | None:
+    return state_file(file, step) if step.get('state_file') else None

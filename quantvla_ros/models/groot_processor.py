@@ -25,13 +25,12 @@ from quantvla_ros.models.groot_n15 import GrootConfig, GrootInputs
 from quantvla_ros.models.groot_parts import Vector
 from quantvla_ros.models.groot_prompt import CONTEXT, Prompt, find_template
 from quantvla_ros.models.groot_statistics import (
-    ACTION,
-    STATE,
     Statistics,
     find_statistics_file,
     read_statistics,
     tensors_statistics,
 )
+from quantvla_ros.models.statistics import ACTION, STATE
 from quantvla_ros.models.tokenizer import (
     QWEN_FILES,
     Tokenizer,

@@ -3,26 +3,24 @@
 """Statistics of the data that a GR00T checkpoint was trained on, from any file that holds them.
 
 NVIDIA's directories have `experiment_cfg/metadata.json`, with statistics by embodiment and part;
-data sets have a JSON file of whole vectors (`observation.state`, `action`); lerobot stores the same
-as tensors. Knows files; knows nothing of how a part is normalised.
+other files are of whole vectors, `observation.state` and `action` (see `statistics`). Knows what
+stands in them; knows nothing of how a part is normalised.
 """
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from quantvla_ros.errors import CheckpointError
+from quantvla_ros.models import statistics
 from quantvla_ros.models.data_config import FILE, DataConfig, VectorPart
 from quantvla_ros.models.groot_parts import Part, Vector
+from quantvla_ros.models.statistics import ACTION, STATE
 
-STATE, ACTION = 'observation.state', 'action'
 METADATA = 'metadata.json'
 FOLDER = 'experiment_cfg'  # where NVIDIA's directories keep it
 _NAMES = ('min', 'max', 'mean', 'std', 'q01', 'q99')
@@ -131,16 +129,10 @@ def read_statistics(path: Path, tag: str | None) -> Statistics:
     Raises:
         CheckpointError: not such a file, or no such embodiment.
     """
-    if path.suffix == '.safetensors':
-        return tensors_statistics(path, path)
+    content = statistics.read_statistics(path)
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-        if not isinstance(content, dict):
-            raise TypeError(f'a {type(content).__name__}')
         if STATE in content or ACTION in content:
-            state, action = (
-                {v: _numbers(content[v])} if v in content else {} for v in (STATE, ACTION)
-            )
+            state, action = (_whole(content, vector) for vector in (STATE, ACTION))
             return Statistics(str(path), state, action, whole=True)
         if tag is None and len(content) == 1:
             tag = next(iter(content))
@@ -156,8 +148,7 @@ def read_statistics(path: Path, tag: str | None) -> Statistics:
             for kind in _VECTORS
         )
         return Statistics(f'{path} ({tag})', state, action, whole=False)
-    # ValueError: no JSON, not UTF-8, or no numbers; RecursionError: nested without end.
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f'{path}: expected statistics by embodiment (metadata.json) or of {STATE} and '
             f'{ACTION}, found {error!r}; {_PASS}'
@@ -165,27 +156,23 @@ def read_statistics(path: Path, tag: str | None) -> Statistics:
 
 
 def tensors_statistics(state: Path, action: Path) -> Statistics:
-    """Statistics as lerobot stores them: `observation.state.min` and so on, in two files or one.
+    """Statistics as lerobot stores them, of the state in one file and of the action in another.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
-    tables: list[Table] = []
+    tables = []
     for path, vector in ((state, STATE), (action, ACTION)):
         try:
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f'{path}: expected the statistics of {vector}, found {error}; fetch it again'
-            ) from None
-        start = vector + '.'
-        held = {n.removeprefix(start): v for n, v in tensors.items() if n.startswith(start)}
-        try:
-            tables.append({vector: _numbers(held)} if held else {})
-        except ValueError as error:
+            tables.append(_whole(statistics.read_statistics(path), vector))
+        except (ValueError, TypeError) as error:
             raise CheckpointError(f'{path}: {vector}: {error}; fetch it again') from None
     source = str(state) if state == action else f'{state} and {action.name}'
     return Statistics(source, tables[0], tables[1], whole=True)
+
+
+def _whole(content: statistics.Statistics, vector: str) -> Table:
+    return {vector: _numbers(content[vector])} if vector in content else {}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, np.ndarray]:

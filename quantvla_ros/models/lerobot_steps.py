@@ -34,7 +34,7 @@ ABSOLUTE = 'absolute_actions_processor'
 # The same step: 0.5 wrote the first name, 0.6 and the published pi05_base the second; 0.4 none.
 RELATIVE = ('delta_actions_processor', 'relative_actions_processor')
 # Batching and moving to a device are ours by construction.
-_PASSIVE = ('to_batch_processor', 'device_processor')
+PASSIVE = ('to_batch_processor', 'device_processor')
 
 _KINDS = {STATE: 'STATE', ACTION: 'ACTION'}
 
@@ -73,7 +73,7 @@ class LerobotSteps:
 
 
 @dataclass(frozen=True)
-class _File:
+class ProcessorFile:
     """One processor file."""
 
     path: Path
@@ -118,17 +118,17 @@ def read_lerobot_steps(
         CheckpointError: a file, step or statistic is missing, unknown or contradicts another.
     """
     directory = Path(directory)
-    before = _read(directory / PREPROCESSOR)
-    after = _read(directory / POSTPROCESSOR)
-    _refuse_unknown(before, (RENAME, NORMALIZE, TOKENIZE, *RELATIVE, *own, *_PASSIVE))
-    _refuse_unknown(after, (RESTORE, ABSOLUTE, *_PASSIVE))
+    before = read_processor_file(directory / PREPROCESSOR)
+    after = read_processor_file(directory / POSTPROCESSOR)
+    refuse_unknown(before, (RENAME, NORMALIZE, TOKENIZE, *RELATIVE, *own, *PASSIVE))
+    refuse_unknown(after, (RESTORE, ABSOLUTE, *PASSIVE))
     for name in own:
         before.one(name)
     _in_order(before, (RENAME, *RELATIVE, NORMALIZE))
     _in_order(before, order)
     _in_order(after, (RESTORE, ABSOLUTE))
 
-    rename = _renaming(before)
+    rename = renaming(before)
     normalizer, restorer = before.one(NORMALIZE), after.one(RESTORE)
     given = None if data is None or data.statistics is None else data.find(data.statistics)
     back = {new: old for old, new in rename.items()}
@@ -147,26 +147,31 @@ def read_lerobot_steps(
     if given is not None:
         files.append(given)
     else:
-        files += [_state_file(*one) for one in ((before, normalizer), (after, restorer))]
+        files += [state_file(*one) for one in ((before, normalizer), (after, restorer))]
     listed = names or tuple(config.get('action_feature_names') or ()) or None
     return LerobotSteps(
         rename=rename,
         state=state,
         action=action,
         relative=relative,
-        max_tokens=_setting(before, tokens, 'max_length', int, None),
-        tokenizer_name=_setting(before, tokens, 'tokenizer_name', str, None),
+        max_tokens=setting(before, tokens, 'max_length', int, None),
+        tokenizer_name=setting(before, tokens, 'tokenizer_name', str, None),
         action_names=listed if listed is not None and len(listed) == action.size else None,
         files=tuple(dict.fromkeys(files)),
     )
 
 
-def _read(path: Path) -> _File:
+def read_processor_file(path: Path) -> ProcessorFile:
+    """One of the two files.
+
+    Raises:
+        CheckpointError: there is none, or it is none.
+    """
     try:
         steps = list(json.loads(path.read_text(encoding='utf-8'))['steps'])
         if not all(isinstance(s, dict) and isinstance(s.get('config', {}), dict) for s in steps):
             raise TypeError('steps: expected objects, each with an object as config')
-        return _File(path, [{**step, 'config': step.get('config', {})} for step in steps])
+        return ProcessorFile(path, [{**step, 'config': step.get('config', {})} for step in steps])
     except FileNotFoundError:
         raise CheckpointError(
             f'{path}: expected the processor file of the checkpoint, found none; fetch the whole '
@@ -178,8 +183,8 @@ def _read(path: Path) -> _File:
         raise CheckpointError(f'{path}: not a processor file ({error}); fetch it again') from None
 
 
-def _setting(
-    file: _File, settings: Mapping[str, Any], name: str, kind: type, default: Any
+def setting(
+    file: ProcessorFile, settings: Mapping[str, Any], name: str, kind: type, default: Any
 ) -> Any:
     """A setting of a step; the default where it is null or left out."""
     value = settings.get(name)
@@ -193,12 +198,12 @@ def _setting(
     return value
 
 
-def _state_file(file: _File, step: Mapping[str, Any]) -> Path:
+def state_file(file: ProcessorFile, step: Mapping[str, Any]) -> Path:
     """Where the statistics of a step lie: beside its file, under the name that it gives."""
-    return file.path.with_name(Path(_setting(file, step, 'state_file', str, '')).name)
+    return file.path.with_name(Path(setting(file, step, 'state_file', str, '')).name)
 
 
-def _refuse_unknown(file: _File, known: Sequence[str]) -> None:
+def refuse_unknown(file: ProcessorFile, known: Sequence[str]) -> None:
     """Every step must be one whose meaning is carried out."""
     for step in file.steps:
         name = str(step.get('registry_name', step.get('class')))
@@ -217,7 +222,7 @@ def _refuse_unknown(file: _File, known: Sequence[str]) -> None:
         file.index(name)  # once
 
 
-def _in_order(file: _File, names: Sequence[str]) -> None:
+def _in_order(file: ProcessorFile, names: Sequence[str]) -> None:
     found = [name for name in names if file.index(name) is not None]
     places = [file.index(name) for name in found]
     if places != sorted(places):  # type: ignore[type-var]
@@ -227,11 +232,12 @@ def _in_order(file: _File, names: Sequence[str]) -> None:
         )
 
 
-def _renaming(before: _File) -> dict[str, str]:
+def renaming(before: ProcessorFile) -> dict[str, str]:
+    """Names of observations in the data, to the network's."""
     step = before.find(RENAME)
     rename = {}
     if step is not None:
-        rename = _setting(before, step['config'], 'rename_map', dict, {})
+        rename = setting(before, step['config'], 'rename_map', dict, {})
     if len(set(map(str, rename.values()))) != len(rename):
         raise CheckpointError(
             f'{before.path}: {RENAME}: rename_map: expected different new names by old names, '
@@ -240,7 +246,7 @@ def _renaming(before: _File) -> dict[str, str]:
     return rename
 
 
-def _mode(file: _File, step: Mapping[str, Any], kind: str) -> Mode:
+def _mode(file: ProcessorFile, step: Mapping[str, Any], kind: str) -> Mode:
     modes = step['config'].get('norm_map')
     mode = str(modes.get(kind)) if isinstance(modes, dict) else ''
     if mode not in Mode.__members__:
@@ -252,7 +258,7 @@ def _mode(file: _File, step: Mapping[str, Any], kind: str) -> Mode:
 
 
 def _normalizer(
-    file: _File,
+    file: ProcessorFile,
     step: Mapping[str, Any],
     feature: str,
     given: Path | None,
@@ -267,8 +273,8 @@ def _normalizer(
             f'{file.path}: norm_map.VISUAL: expected IDENTITY, found {visual!r}; pictures '
             f'normalised by statistics are not supported'
         )
-    eps = _setting(file, settings, 'eps', float, 1e-8)
-    only = _setting(file, settings, 'normalize_observation_keys', list, None)
+    eps = setting(file, settings, 'eps', float, 1e-8)
+    only = setting(file, settings, 'normalize_observation_keys', list, None)
     if feature == STATE and only is not None and STATE not in only:
         raise CheckpointError(
             f'{file.path}: normalize_observation_keys: expected {STATE} among them, found {only}'
@@ -285,15 +291,15 @@ def _normalizer(
             f'base checkpoints do not; name those of your data in data_config.yaml (statistics: '
             f'PATH, as meta/stats.json of the data set), or pass a checkpoint fine-tuned on it'
         )
-    path = _state_file(file, step)
+    path = state_file(file, step)
     values = statistics_of(path, read_statistics(path), feature)
     return Normalizer.from_statistics(f'{path}: {feature}', mode, values, eps)
 
 
 def _agree(
-    before: _File,
+    before: ProcessorFile,
     normalizer: Mapping[str, Any],
-    after: _File,
+    after: ProcessorFile,
     restorer: Mapping[str, Any],
     action: Normalizer,
     given: Path | None,
@@ -312,11 +318,11 @@ def _agree(
         )
     if given is not None:
         return
-    path = _state_file(before, normalizer)
+    path = state_file(before, normalizer)
     found = read_statistics(path).get(ACTION)
     if found is None:
         return
-    eps = _setting(before, normalizer['config'], 'eps', float, 1e-8)
+    eps = setting(before, normalizer['config'], 'eps', float, 1e-8)
     trained = Normalizer.from_statistics(f'{path}: {ACTION}', first, found, eps)
     if trained.size != action.size or not (
         np.allclose(trained.offset, action.offset, rtol=1e-5)
@@ -356,7 +362,7 @@ def _right_size(
 
 
 def _relative(
-    before: _File, after: _File, actions: int, states: int
+    before: ProcessorFile, after: ProcessorFile, actions: int, states: int
 ) -> tuple[tuple[bool, ...] | None, tuple[str, ...] | None]:
     """Which actions are relative to the state, and the actions' names."""
     found = [step for name in RELATIVE if (step := before.find(name)) is not None]
@@ -370,11 +376,11 @@ def _relative(
             f'{after.path}: {ABSOLUTE}: expected enabled: {str(enabled).lower()}, as '
             f'{RELATIVE[1]} of {before.path.name} has it; the files are of different checkpoints'
         )
-    names = tuple(map(str, _setting(before, settings, 'action_names', list, None) or ())) or None
+    names = tuple(map(str, setting(before, settings, 'action_names', list, None) or ())) or None
     if not enabled:
         return None, names
     mask = by_names(
-        actions, _setting(before, settings, 'exclude_joints', list, None) or (), names
+        actions, setting(before, settings, 'exclude_joints', list, None) or (), names
     )
     if any(mask[states:]):
         raise CheckpointError(
