@@ -318,7 +318,7 @@ def test_an_unnamed_embodiment_of_a_fork_needs_its_row(nvidia):
         ('pre', lambda s: s.pop(2), 'expected the step groot_pack_inputs_v3'),
         ('pre', lambda s: s[0].update(config=[]), 'not a processor file'),
         ('post', lambda s: s[0]['config'].update(env_action_dim=7), 'env_action_dim: expected the'),
-        ('post', lambda s: s[0].update(state_file='gone.safetensors'), 'gone.safetensors: expected'),
+        ('post', lambda s: s[0].update(state_file='gone.safetensors'), 'gone.safetensors: exp'),
     ],
 )
 def test_processor_files_of_lerobot_that_say_otherwise_are_refused(lerobot, file, change, message):
