@@ -27,7 +27,6 @@ def isaac_picture(picture: np.ndarray, size: int, crop: float | None = None) -> 
     Returns:
         [3, size, size] float32.
     """
-    # As in the reference the channels stay last in memory: another layout rounds otherwise.
     x = (_pixels(picture).float() / 255.0).permute(0, 3, 1, 2)
     if crop is not None:
         height, width = x.shape[-2:]
