@@ -37,7 +37,7 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
         if kind in (one.kind, *one.aliases) or (kind is None and one.untyped(config)):
             return one
     title = name_of_config(kind)
-    known = ', '.join(f'{one.title} ({one.kind})' for one in ARCHITECTURES.values())
+    known = ' or '.join(f'{one.title} ({one.kind})' for one in ARCHITECTURES.values())
     raise CheckpointError(
         f'config.json: type: expected {known}, found {kind!r}{f": {title}" if title else ""}; '
         f'this model is not supported, pass a checkpoint of one of those'

@@ -184,7 +184,8 @@ def _nearest(architecture: Architecture, names: Sequence[str]) -> str:
         return 'these names are of no model that is known here'
     if title.startswith(architecture.title):
         return f'the names are those of {title}, so it is incomplete or was changed: fetch it again'
-    return f'the names are those of {title}'
+    remedy = '' if ':' in title else ', so config.json and the weights are of different models'
+    return f'the names are those of {title}{remedy}'
 
 
 def _some(names: list[str], limit: int = 4) -> str:

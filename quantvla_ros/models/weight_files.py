@@ -269,7 +269,7 @@ def _instead(directory: Path) -> str:
     if pickled:
         return (
             f'{pickled[0]}, a pickle, which can run any code and is never opened; convert it to '
-            f'safetensors on a machine that you can lose'
+            f'safetensors in a sandbox'
         )
     if 'params' in names:
         return (
