@@ -105,6 +105,9 @@ def test_relative_actions_in_openpis_runs(tmp_path, directory):
     np.testing.assert_allclose(shift[0], [10, 20, 30, 0, 0], rtol=1e-5)
     data_config(directory, prompt_state='raw', relative_actions=[6])
     refused(directory, 'relative_actions: expected at most 5')
+    # A state of three numbers: the fourth has nothing to be relative to.
+    data_config(directory, prompt_state='raw', relative_actions=[4], state_names=list('abc'))
+    refused(directory, 'among the first 3')
     hub = lerobot(tmp_path / 'hub')
     data_config(hub, relative_actions=[3, -1])
     refused(hub, 'for directories of openpi only')
