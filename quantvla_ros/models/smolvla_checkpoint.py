@@ -17,9 +17,8 @@ from quantvla_ros.models.prefix import StackConfig
 from quantvla_ros.models.siglip import VisionConfig
 from quantvla_ros.models.sizes import plausible, section
 from quantvla_ros.models.smolvla import TEXT, VISION, SmolVLA, SmolVLAConfig
-from quantvla_ros.models.smolvla_processor import SmolVLAProcessor
+from quantvla_ros.models.smolvla_processor import VLM, SmolVLAProcessor
 
-VLM = 'HuggingFaceTB/SmolVLM2-500M-Video-Instruct'
 TEXT_LAYERS = 32  # of the whole language model; checkpoints keep the first ones
 _WIDTHS = 256  # the expert's MLP is a multiple of it
 

@@ -1,28 +1,240 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds SmolVLA: its prompt, its pictures, the state that it is given."""
+"""What surrounds SmolVLA: its prompt, its pictures, the state that it is given.
+
+Knows what lerobot does around the network, read from the checkpoint's own files; knows nothing of
+robots or ROS.
+"""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantvla_ros.errors import CheckpointError
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quantvla_ros.errors import CheckpointError, ObservationError
 from quantvla_ros.models.data_config import DataConfig
-from quantvla_ros.models.smolvla import SmolVLAConfig
+from quantvla_ros.models.images import fitted_size, to_tensor
+from quantvla_ros.models.lerobot_steps import (
+    TOKENIZE,
+    LerobotSteps,
+    read_lerobot_steps,
+    with_names,
+)
+from quantvla_ros.models.smolvla import SmolVLAConfig, SmolVLAInputs
+from quantvla_ros.models.tokenizer import (
+    SMOLVLM_FILES,
+    Tokenizer,
+    find_tokenizer,
+    load_tokenizer,
+    tokenizer_files,
+)
+from quantvla_ros.observation.types import Observation
+
+VLM = 'HuggingFaceTB/SmolVLM2-500M-Video-Instruct'  # whose tokenizer it is
+NEW_LINE = 'smolvla_new_line_processor'
+EMPTY_CAMERA = 'observation.images.empty_camera_'  # masked in training, so left out here
+MAX_TOKENS = 48
 
 
+@dataclass(frozen=True)
 class SmolVLAProcessor:
-    """Observation to network inputs, network output to actions."""
+    """Observation to network inputs, network output to actions.
+
+    Attributes:
+        sizes: of the network.
+        slots: image features in the network's order.
+        steps: normalisation, and what else the processor files say.
+        max_tokens: longer prompts are an error.
+        files, tokenizer_file: what it was read from.
+        state_names, action_names: None where nothing says.
+    """
+
+    sizes: SmolVLAConfig
+    slots: tuple[str, ...]
+    steps: LerobotSteps
+    tokenizer: Tokenizer
+    max_tokens: int
+    files: tuple[Path, ...]
+    tokenizer_file: Path
+    state_names: tuple[str, ...] | None = None
+    action_names: tuple[str, ...] | None = None
+    control_period: float | None = None
+    execute_steps: int | None = None
+
+    @property
+    def image(self) -> int:
+        """Side of the network's pictures."""
+        return self.sizes.vision.image
+
+    @property
+    def state_size(self) -> int:
+        """Numbers of the robot's state."""
+        return self.steps.state.size
+
+    @property
+    def action_size(self) -> int:
+        """Numbers of an action."""
+        return self.steps.action.size
 
     @classmethod
     def from_directory(
         cls,
-        directory: Path,
+        directory: str | Path,
         config: Mapping[str, Any],
         data: DataConfig | None = None,
         *,
         sizes: SmolVLAConfig,
-    ) -> Any:
-        """Read what surrounds the network of a checkpoint or artifact."""
-        raise CheckpointError(f'{directory}: SmolVLA cannot be run from a directory yet')
+    ) -> SmolVLAProcessor:
+        """Read the processor files of a checkpoint or artifact.
+
+        Args:
+            data: what the user says of the training data.
+            sizes: of the network.
+        Raises:
+            CheckpointError: a file or statistic is missing, or a step is unknown.
+        """
+        directory = Path(directory)
+        steps = read_lerobot_steps(
+            directory, config, data, own=(NEW_LINE,), order=(NEW_LINE, TOKENIZE)
+        )
+        file = find_tokenizer(directory, data, SMOLVLM_FILES, VLM)
+        tokenizer = load_tokenizer(file)
+        if tokenizer.size > sizes.vocabulary:
+            raise CheckpointError(
+                f'{file}: expected a tokenizer of at most {sizes.vocabulary} ids, as the network '
+                f'has, found {tokenizer.size}; put {SMOLVLM_FILES[0]} of the hub repository {VLM} '
+                f'there'
+            )
+        execute = config.get('n_action_steps')
+        return cls(
+            sizes=sizes,
+            slots=_slots(directory, config, steps, data),
+            steps=steps,
+            tokenizer=tokenizer,
+            max_tokens=steps.max_tokens or config.get('tokenizer_max_length', MAX_TOKENS),
+            files=(*steps.files, *tokenizer_files(file)),
+            tokenizer_file=file,
+            state_names=with_names(None, steps.state.size, 'state', data),
+            action_names=with_names(steps.action_names, steps.action.size, 'action', data),
+            control_period=None if data is None else data.control_period,
+            execute_steps=execute if data is None else data.execute_steps or execute,
+        )
+
+    def inputs(self, observation: Observation, device: torch.device | str = 'cpu') -> SmolVLAInputs:
+        """One observation as the network wants it; a camera without a picture is left out.
+
+        Raises:
+            ObservationError: no camera at all, a state of another size, or a command that cannot be
+                a prompt.
+        """
+        images = [
+            fit(to_tensor(observation.images[slot], device), self.image)
+            for slot in self.slots
+            if slot in observation.images
+        ]
+        if not images:
+            raise ObservationError(
+                f'expected pictures for {", ".join(self.slots)}, found '
+                f'{", ".join(observation.images) or "none"}; check the contract\'s camera slots'
+            )
+        tokens = torch.tensor([self.tokens(observation.instruction)], device=device)
+        present = torch.ones(1, dtype=torch.bool, device=device)
+        return SmolVLAInputs(
+            images,
+            [present] * len(images),
+            tokens,
+            torch.ones_like(tokens, dtype=torch.bool),
+            self.state(observation.state).to(device),
+        )
+
+    def tokens(self, instruction: str) -> list[int]:
+        """Token ids of the prompt: the command and the end of a line."""
+        special = [token for token in self.tokenizer.special if token in instruction]
+        if special:
+            raise ObservationError(
+                f'the command holds {special[0]!r}, which means something else to the policy; '
+                f'leave it out'
+            )
+        ids = self.tokenizer.encode(prompt(instruction))
+        if len(ids) > self.max_tokens:
+            raise ObservationError(
+                f'the prompt has {len(ids)} tokens, the policy takes {self.max_tokens}; '
+                f'shorten the command'
+            )
+        return ids
+
+    def state(self, state: np.ndarray) -> Tensor:
+        """[D] state in the robot's units to [1, state_dim] as the network takes it."""
+        if np.shape(state) != (self.state_size,):
+            raise ObservationError(
+                f'state: expected {self.state_size} numbers, found shape {np.shape(state)}; '
+                f'the contract\'s joints and state parts must be those of the training data'
+            )
+        normalized = torch.from_numpy(self.steps.state.normalize(state)).float()
+        return F.pad(normalized, (0, self.sizes.state_dim - self.state_size))[None]
+
+    def batch(self, parts: Sequence[SmolVLAInputs]) -> SmolVLAInputs:
+        """Inputs of observations with the same cameras as one batch, shorter prompts padded."""
+        length = max(part.tokens.shape[1] for part in parts)
+        pad = [(0, length - part.tokens.shape[1]) for part in parts]
+        return SmolVLAInputs(
+            [torch.cat(images) for images in zip(*(part.images for part in parts), strict=True)],
+            [torch.cat(masks) for masks in zip(*(part.image_masks for part in parts), strict=True)],
+            torch.cat([F.pad(part.tokens, p) for part, p in zip(parts, pad, strict=True)]),
+            torch.cat([F.pad(part.token_mask, p) for part, p in zip(parts, pad, strict=True)]),
+            torch.cat([part.state for part in parts]),
+        )
+
+    def example_state(self) -> np.ndarray:
+        """[D] a state in the middle of the data."""
+        return self.steps.state.restore(np.zeros(self.state_size, np.float32))
+
+    def actions(self, raw: Tensor, state: np.ndarray) -> np.ndarray:
+        """[1, chunk, >= D] network output to [chunk, D] float32 in the robot's units."""
+        return self.steps.actions(raw[0].float().cpu().numpy(), state)
+
+
+def prompt(instruction: str) -> str:
+    """The prompt that SmolVLA was trained with."""
+    return instruction if instruction.endswith('\n') else instruction + '\n'
+
+
+def fit(image: Tensor, size: int) -> Tensor:
+    """Fit a picture into a square, keeping its shape, with black above and left of it.
+
+    Args:
+        image: [B, 3, H, W] float32 in [0, 1].
+    Returns:
+        [B, 3, size, size] float32 in [-1, 1].
+    """
+    height, width = image.shape[-2:]
+    if (height, width) != (size, size):
+        fitted = fitted_size(height, width, size)
+        image = F.interpolate(image, size=fitted, mode='bilinear', align_corners=False)
+        image = F.pad(image, (size - fitted[1], 0, size - fitted[0], 0))
+    return image * 2.0 - 1.0
+
+
+def _slots(
+    directory: Path, config: Mapping[str, Any], steps: LerobotSteps, data: DataConfig | None
+) -> tuple[str, ...]:
+    """Cameras: those of the data config, or those of the checkpoint as its data names them."""
+    if data is not None and data.cameras:
+        return data.cameras
+    slots = tuple(
+        steps.slot(name)
+        for name, feature in (config.get('input_features') or {}).items()
+        if feature.get('type') == 'VISUAL' and not name.startswith(EMPTY_CAMERA)
+    )
+    if not slots:
+        raise CheckpointError(
+            f'{directory}/config.json: input_features: expected at least one VISUAL feature, found '
+            f'none; name the cameras in data_config.yaml (cameras: [...])'
+        )
+    return slots
