@@ -179,6 +179,13 @@ def test_an_embodiment_by_name_goes_before_lerobots(lerobot):
     assert processor(lerobot).embodiment_id == 24
 
 
+def test_a_crop_that_would_not_be_used_is_refused(lerobot):
+    (lerobot / 'data_config.yaml').write_text(
+        yaml.safe_dump({'data_config': 1, 'model': 'gr00t_n1_5', 'crop': 0.95})
+    )
+    refused(lerobot, 'crop: expected none with resize lerobot, found 0.95')
+
+
 def test_renamed_cameras_keep_the_datas_names(lerobot):
     def rename(content):
         content['steps'][0]['config']['rename_map'] = {'observation.images.a': SLOTS[1]}

@@ -149,7 +149,7 @@ class GrootProcessor:
             embodiment_id=_embodiment(directory, data, sizes.embodiments),
             prompt=prompt,
             tokenizer=_tokenizer(file, sizes),
-            resize=data.resize or ('isaac' if setup is None else 'lerobot'),
+            resize=data.resize or 'isaac',
             crop=data.crop,
             files=(*read, *tokenizer_files(file), *([template] if template else [])),
             tokenizer_file=file,
@@ -247,6 +247,7 @@ def _described(
             cameras=data.cameras or _cameras(config, setup.rename),
             state=data.state or (VectorPart(STATE, 'min_max'),),
             action=data.action or (VectorPart(ACTION, 'min_max'),),
+            resize=data.resize or 'lerobot',
             embodiment=data.embodiment or setup.tag,
             embodiment_id=(
                 setup.embodiment_id
@@ -262,7 +263,8 @@ def _described(
             )
     if data.crop is not None and data.resize == 'lerobot':
         raise CheckpointError(
-            f'{data.source}: crop: expected none with resize lerobot, found {data.crop}; remove one'
+            f'{data.source}: crop: expected none with resize lerobot, found {data.crop}; remove it, '
+            f'or say resize: isaac'
         )
     return data
 
