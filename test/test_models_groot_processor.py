@@ -266,6 +266,11 @@ def test_a_tokenizer_of_another_model_is_refused(nvidia):
     refused(nvidia, '<IMG_CONTEXT> as token 580, as the network has it, found 590')
 
 
+def test_a_token_beyond_the_networks_embedding_is_refused(nvidia):
+    edit(nvidia / 'config.json', lambda c: c['_eagle'].update(vocab=590))
+    refused(nvidia, 'expected ids below the 590 of the network, found 590')
+
+
 def test_without_a_data_config_nvidias_directory_asks_for_one(nvidia):
     (nvidia / 'data_config.yaml').unlink()
     refused(nvidia, r'told the cameras .*data_config.yaml .*config/data holds some to copy')

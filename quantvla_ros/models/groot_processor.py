@@ -148,7 +148,7 @@ class GrootProcessor:
             action=action,
             embodiment_id=_embodiment(directory, data, sizes.embodiments),
             prompt=prompt,
-            tokenizer=_tokenizer(file, sizes),
+            tokenizer=_tokenizer(file, sizes, prompt),
             resize=data.resize or 'isaac',
             crop=data.crop,
             files=(*read, *tokenizer_files(file), *([template] if template else [])),
@@ -263,8 +263,8 @@ def _described(
             )
     if data.crop is not None and data.resize == 'lerobot':
         raise CheckpointError(
-            f'{data.source}: crop: expected none with resize lerobot, found {data.crop}; remove it, '
-            f'or say resize: isaac'
+            f'{data.source}: crop: expected none with resize lerobot, found {data.crop}; '
+            f'remove it, or say resize: isaac'
         )
     return data
 
@@ -315,7 +315,7 @@ def _embodiment(directory: Path, data: DataConfig, rows: int) -> int:
     return number
 
 
-def _tokenizer(file: Path, sizes: GrootConfig) -> Tokenizer:
+def _tokenizer(file: Path, sizes: GrootConfig, prompt: Prompt) -> Tokenizer:
     tokenizer = load_tokenizer(file)
     found = tokenizer.token_id(CONTEXT)
     if found != sizes.image_token:
@@ -323,9 +323,17 @@ def _tokenizer(file: Path, sizes: GrootConfig) -> Tokenizer:
             f'{file}: expected {CONTEXT} as token {sizes.image_token}, as the network has it, '
             f'found {found}; take the tokenizer of {REPOSITORY}'
         )
-    if tokenizer.size > sizes.vocabulary:
+    ids = tokenizer.encode(prompt.text('go'))
+    largest = max(tokenizer.size - 1, *ids)
+    if largest >= sizes.vocabulary:
         raise CheckpointError(
-            f'{file}: expected at most the {sizes.vocabulary} tokens of the network, found '
-            f'{tokenizer.size}; take the tokenizer of {REPOSITORY}'
+            f'{file}: expected ids below the {sizes.vocabulary} of the network, found {largest}; '
+            f'take the tokenizer of {REPOSITORY}'
+        )
+    if ids.count(found) != prompt.pictures * prompt.tokens:
+        raise CheckpointError(
+            f'{file}: expected {CONTEXT} to stay one token of its own, found {ids.count(found)} in '
+            f'a prompt that holds {prompt.pictures * prompt.tokens}; take the tokenizer of '
+            f'{REPOSITORY}'
         )
     return tokenizer
