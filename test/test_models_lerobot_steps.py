@@ -288,3 +288,16 @@ def test_settings_of_another_kind_are_refused(hub, file, name, settings):
     processor(hub)
     edit(hub / file, lambda c: step(c, name).setdefault('config', {}).update(settings))
     refused(hub, 'expected')
+
+
+def test_a_missing_tokenizer_is_that_which_the_file_names(hub):
+    (hub / 'tokenizer.json').unlink()
+    refused(hub, 'repository google/paligemma-3b-pt-224')  # the file names no repository
+    change_step(hub, PRE, 'tokenizer_processor', tokenizer_name='someone/their-tokenizer')
+    refused(hub, r'tokenizer\.json .*of the hub repository someone/their-tokenizer')
+
+
+def test_a_prompt_without_the_state_is_refused_in_lerobots_files(hub):
+    edit(hub / PRE, lambda c: step(c, 'pi05_prepare_state_tokenizer_processor_step').update(
+        config={'max_state_dim': 32, 'include_state_in_prompt': False}))
+    refused(hub, 'include_state_in_prompt is off')

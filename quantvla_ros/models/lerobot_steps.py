@@ -50,6 +50,7 @@ class LerobotSteps:
             the same place, which is added after restoring; None: to none.
         max_tokens: longest prompt; tokenizer_name: repository of the hub; None: not said.
         action_names: one per number of the action; None: not said.
+        own: settings of the architecture's own steps, by name.
         files: what all this was read from.
     """
 
@@ -60,11 +61,8 @@ class LerobotSteps:
     max_tokens: int | None
     tokenizer_name: str | None
     action_names: tuple[str, ...] | None
+    own: Mapping[str, Mapping[str, Any]]
     files: tuple[Path, ...]
-
-    def slot(self, feature: str) -> str:
-        """A network's feature as the data, and so a robot's contract, name it."""
-        return {new: old for old, new in self.rename.items()}.get(feature, feature)
 
     def actions(self, raw: np.ndarray, state: np.ndarray) -> np.ndarray:
         """[chunk, >= action] network output and [state] raw state to [chunk, action] float32."""
@@ -122,8 +120,7 @@ def read_lerobot_steps(
     after = read_processor_file(directory / POSTPROCESSOR)
     refuse_unknown(before, (RENAME, NORMALIZE, TOKENIZE, *RELATIVE, *own, *PASSIVE))
     refuse_unknown(after, (RESTORE, ABSOLUTE, *PASSIVE))
-    for name in own:
-        before.one(name)
+    own_settings = {name: before.one(name)['config'] for name in own}
     _in_order(before, (RENAME, *RELATIVE, NORMALIZE))
     _in_order(before, order)
     _in_order(after, (RESTORE, ABSOLUTE))
@@ -148,7 +145,8 @@ def read_lerobot_steps(
         files.append(given)
     else:
         files += [state_file(*one) for one in ((before, normalizer), (after, restorer))]
-    listed = names or tuple(config.get('action_feature_names') or ()) or None
+    listed = config.get('action_feature_names')
+    listed = names or (tuple(map(str, listed)) if isinstance(listed, list) else None)
     return LerobotSteps(
         rename=rename,
         state=state,
@@ -157,6 +155,7 @@ def read_lerobot_steps(
         max_tokens=setting(before, tokens, 'max_length', int, None),
         tokenizer_name=setting(before, tokens, 'tokenizer_name', str, None),
         action_names=listed if listed is not None and len(listed) == action.size else None,
+        own=own_settings,
         files=tuple(dict.fromkeys(files)),
     )
 
@@ -388,23 +387,3 @@ def _relative(
             f'to which the actions are relative, found {states}'
         )
     return mask, names
-
-
-def with_names(
-    found: Sequence[str] | None, size: int, what: str, data: DataConfig | None
-) -> tuple[str, ...] | None:
-    """Names of single numbers: those of the data config (`<what>_names`), or those found.
-
-    Raises:
-        CheckpointError: the data config names another number of them.
-    """
-    said = None if data is None else getattr(data, f'{what}_names')
-    if said is None:
-        return None if found is None else tuple(found)
-    if len(said) != size:
-        assert data is not None
-        raise CheckpointError(
-            f'{data.source}: {what}_names: expected {size} names, as the statistics have numbers, '
-            f'found {len(said)}'
-        )
-    return tuple(said)

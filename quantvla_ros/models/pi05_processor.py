@@ -20,6 +20,7 @@ from torch import Tensor
 from quantvla_ros.errors import CheckpointError, ObservationError
 from quantvla_ros.models.data_config import FILE as DATA_CONFIG
 from quantvla_ros.models.data_config import DataConfig
+from quantvla_ros.models.features import camera_slots, with_names
 from quantvla_ros.models.images import (
     resize_with_pad,
     resize_with_pad_antialiased,
@@ -30,7 +31,6 @@ from quantvla_ros.models.lerobot_steps import (
     NORMALIZE,
     TOKENIZE,
     read_lerobot_steps,
-    with_names,
 )
 from quantvla_ros.models.normalization import Normalizer
 from quantvla_ros.models.openpi_files import CAMERAS, MAX_TOKENS, is_openpi, read_openpi_files
@@ -134,8 +134,11 @@ class PI05Processor:
                 f'{directory}: action: expected statistics of at most {network.action_dim} '
                 f'numbers, as the network gives, found {found["action"].size}'
             )
+        # A file may name another one; a path of the machine of training says nothing here.
+        named = found.pop('tokenizer_name', None)
+        repository = named if named and named.count('/') == 1 else PALIGEMMA
         tokenizer_file = find_tokenizer(
-            directory, data, PALIGEMMA_FILES, PALIGEMMA, 'accept its terms there first'
+            directory, data, PALIGEMMA_FILES, repository, 'accept its terms there first'
         )
         tokenizer = load_tokenizer(tokenizer_file, _BEGIN)
         if tokenizer.size > network.vocabulary:
@@ -234,13 +237,18 @@ def _lerobot(
     steps = read_lerobot_steps(
         directory, config, data, own=(PROMPT_STEP,), order=(NORMALIZE, PROMPT_STEP, TOKENIZE)
     )
+    if steps.own[PROMPT_STEP].get('include_state_in_prompt') is False:
+        raise CheckpointError(
+            f'{steps.files[0]}: {PROMPT_STEP}: include_state_in_prompt is off, as with '
+            f'proprioceptive memory, which is not supported'
+        )
     if data is not None and data.relative_actions:
         raise CheckpointError(
             f'{data.source}: relative_actions: expected it for directories of openpi only, found '
             f'one of lerobot, whose own files say which actions are relative; remove it'
         )
     return {
-        'slots': _slots(directory, config, data, steps.slot),
+        'slots': camera_slots(directory, config, steps.rename, data),
         'state': steps.state,
         'action': steps.action,
         'relative': steps.relative,
@@ -249,6 +257,7 @@ def _lerobot(
         'max_tokens': steps.max_tokens
         or whole_number(config, 'tokenizer_max_length', MAX_TOKENS, 1, 2**16),
         'action_names': steps.action_names,
+        'tokenizer_name': steps.tokenizer_name,
         'files': steps.files,
     }
 
@@ -288,42 +297,3 @@ def _prompt_state(data: DataConfig | None, possible: Sequence[str]) -> str | Non
             f'directory, found {said!r}; none of its checkpoints was trained so'
         )
     return said
-
-
-def _slots(
-    directory: Path,
-    config: Mapping[str, Any],
-    data: DataConfig | None,
-    name: Any,
-) -> tuple[str, ...]:
-    """Cameras in the network's order: those of config.json, or as the data config names them."""
-    features = config.get('input_features') or {}
-    if not isinstance(features, dict) or not all(isinstance(f, dict) for f in features.values()):
-        raise CheckpointError(
-            f'{directory}/config.json: input_features: expected objects by name, found '
-            f'{str(features)[:80]}; fetch it again'
-        )
-    # Empty cameras stand for pictures that never come.
-    count = whole_number(config, 'empty_cameras', 0, 0, 16)
-    empty = {f'observation.images.empty_camera_{n}' for n in range(count)}
-    found = [
-        feature
-        for feature, what in features.items()
-        if what.get('type') == 'VISUAL' and feature not in empty
-    ]
-    said = () if data is None else data.cameras
-    if said:
-        if found and len(said) > len(found):
-            assert data is not None
-            raise CheckpointError(
-                f'{data.source}: cameras: expected at most {len(found)}, as config.json has '
-                f'({", ".join(found)}), found {len(said)}'
-            )
-        return said
-    if not found:
-        raise CheckpointError(
-            f'{directory}/config.json: input_features: expected at least one VISUAL feature, found '
-            f'none, as in base checkpoints; name the cameras in {DATA_CONFIG} (cameras: [...]) in '
-            f'the order of training'
-        )
-    return tuple(name(feature) for feature in found)
