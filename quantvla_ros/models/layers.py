@@ -190,8 +190,7 @@ class GroupedAttention(nn.Module):
         return rotate(self._heads(self.k_proj(x)), rotary), self._heads(self.v_proj(x))
 
     def reproject(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Another attention's keys and values to its own, unrotated; both as `key_value` has them.
-        """
+        """Another attention's keys and values, as `key_value` has them, to its own, unrotated."""
         key, value = (x.transpose(1, 2).flatten(2) for x in (key, value))
         return self._heads(self.k_proj(key)), self._heads(self.v_proj(value))
 

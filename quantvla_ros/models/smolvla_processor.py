@@ -19,13 +19,14 @@ from torch import Tensor
 
 from quantvla_ros.errors import CheckpointError, ObservationError
 from quantvla_ros.models.data_config import DataConfig
+from quantvla_ros.models.features import camera_slots, with_names
 from quantvla_ros.models.images import fitted_size, to_tensor
 from quantvla_ros.models.lerobot_steps import (
     TOKENIZE,
     LerobotSteps,
     read_lerobot_steps,
-    with_names,
 )
+from quantvla_ros.models.sizes import whole_number
 from quantvla_ros.models.smolvla import SmolVLAConfig, SmolVLAInputs
 from quantvla_ros.models.tokenizer import (
     SMOLVLM_FILES,
@@ -38,7 +39,6 @@ from quantvla_ros.observation.types import Observation
 
 VLM = 'HuggingFaceTB/SmolVLM2-500M-Video-Instruct'  # whose tokenizer it is
 NEW_LINE = 'smolvla_new_line_processor'
-EMPTY_CAMERA = 'observation.images.empty_camera_'  # masked in training, so left out here
 MAX_TOKENS = 48
 
 
@@ -111,19 +111,20 @@ class SmolVLAProcessor:
                 f'has, found {tokenizer.size}; put {SMOLVLM_FILES[0]} of the hub repository {VLM} '
                 f'there'
             )
-        execute = config.get('n_action_steps')
         return cls(
             sizes=sizes,
-            slots=_slots(directory, config, steps, data),
+            slots=camera_slots(directory, config, steps.rename, data),
             steps=steps,
             tokenizer=tokenizer,
-            max_tokens=steps.max_tokens or config.get('tokenizer_max_length', MAX_TOKENS),
+            max_tokens=steps.max_tokens
+            or whole_number(config, 'tokenizer_max_length', MAX_TOKENS, 1, 2**16),
             files=(*steps.files, *tokenizer_files(file)),
             tokenizer_file=file,
             state_names=with_names(None, steps.state.size, 'state', data),
             action_names=with_names(steps.action_names, steps.action.size, 'action', data),
             control_period=None if data is None else data.control_period,
-            execute_steps=execute if data is None else data.execute_steps or execute,
+            execute_steps=(data and data.execute_steps)
+            or whole_number(config, 'n_action_steps', sizes.chunk, 1, sizes.chunk),
         )
 
     def inputs(self, observation: Observation, device: torch.device | str = 'cpu') -> SmolVLAInputs:
@@ -219,22 +220,3 @@ def fit(image: Tensor, size: int) -> Tensor:
         image = F.interpolate(image, size=fitted, mode='bilinear', align_corners=False)
         image = F.pad(image, (size - fitted[1], 0, size - fitted[0], 0))
     return image * 2.0 - 1.0
-
-
-def _slots(
-    directory: Path, config: Mapping[str, Any], steps: LerobotSteps, data: DataConfig | None
-) -> tuple[str, ...]:
-    """Cameras: those of the data config, or those of the checkpoint as its data names them."""
-    if data is not None and data.cameras:
-        return data.cameras
-    slots = tuple(
-        steps.slot(name)
-        for name, feature in (config.get('input_features') or {}).items()
-        if feature.get('type') == 'VISUAL' and not name.startswith(EMPTY_CAMERA)
-    )
-    if not slots:
-        raise CheckpointError(
-            f'{directory}/config.json: input_features: expected at least one VISUAL feature, found '
-            f'none; name the cameras in data_config.yaml (cameras: [...])'
-        )
-    return slots
