@@ -3,34 +3,47 @@
 """Calibration is the same code for every network: here SmolVLA, with two kinds of attention."""
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from artifact_samples import write
 from matching_samples import balance, estimation, match, shrink, temperature
-from smolvla_samples import tiny_inputs, tiny_network, tiny_noise
+from quantization_samples import contract, observations
+from smolvla_samples import tiny_inputs, tiny_network, tiny_noise, write_checkpoint
 
+from quantvla_ros.engine.policy import load_policy
+from quantvla_ros.models import load_model
+from quantvla_ros.models.architectures import load_processor
+from quantvla_ros.models.checkpoint import read_config
 from quantvla_ros.models.network import act
+from quantvla_ros.quantization.artifact import load_artifact
 from quantvla_ros.quantization.calibrate import calibrate
 from quantvla_ros.quantization.matching import HeadSample, copy_head
 from quantvla_ros.quantization.memory import memory, quantized_parts
 from quantvla_ros.quantization.recipe_file import load_recipe
 
 
-class Processor:
-    """Observations here are numbers; each gives other inputs."""
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    robot = contract()
+    return write_checkpoint(
+        tmp_path_factory.mktemp('smolvla') / 'checkpoint',
+        slots=[camera.slot for camera in robot.cameras],
+        state=len(robot.state_names),
+        action=len(robot.action.names),
+    )
 
-    def inputs(self, observation, device='cpu'):
-        return tiny_inputs(observation)
 
-
-def run(recipe, **changes):
-    model = tiny_network()
+def run(checkpoint, recipe, **changes):
+    model = load_model(checkpoint)
+    processor = load_processor(checkpoint, read_config(checkpoint))
     found = calibrate(
         model,
-        Processor(),
+        processor,
         dataclasses.replace(load_recipe(recipe), **changes),
-        range(16),
-        range(100, 103),
-        action_size=model.noise_shape[1],
+        observations(16),
+        observations(3, seed=1),
+        action_size=processor.action_size,
         device=torch.device('cpu'),
         dtypes={},
         seed=0,
@@ -38,21 +51,36 @@ def run(recipe, **changes):
     return model, found
 
 
-@pytest.mark.parametrize(('recipe', 'worst'), [('w8a8', 0.03), ('w4a8', 0.2), ('paper-w4a8', 0.5)])
-def test_the_recipes_run_on_smolvla(recipe, worst):
-    model, found = run(recipe)
+@pytest.mark.parametrize(('recipe', 'worst'), [('w8a8', 0.03), ('w4a8', 0.2), ('paper-w4a8', 0.3)])
+def test_the_recipes_run_on_smolvla_and_their_artifacts_are_the_same_policy(
+    checkpoint, tmp_path, recipe, worst
+):
+    model, found = run(checkpoint, recipe)
     assert 0 < found.corrected.relative < worst
     assert len(found.corrections.alpha) == len(model.head_layers()) == 4
     before, after = quantized_parts(memory(model))
     if recipe != 'paper-w4a8':  # whose rotations outweigh so small a network
         assert after < before
+    out = tmp_path / 'policy'
+    write(out, checkpoint, model, recipe)
+    loaded, manifest = load_artifact(out)
+    assert manifest.content['model']['type'] == 'smolvla'
+    inputs = load_processor(out, read_config(out)).inputs(observations(1, seed=2)[0])
+    noise = tiny_noise()
+    assert torch.equal(act(loaded, inputs, noise), act(model, inputs, noise))
 
 
-def test_both_sides_of_the_interface_are_balanced():
+def test_a_smolvla_directory_is_a_policy(checkpoint):
+    policy = load_policy(checkpoint, device='cpu')
+    chunk = policy.infer(observations(1)[0], seed=1)
+    assert chunk.shape == (6, len(contract().action.names)) and np.isfinite(chunk).all()
+
+
+def test_both_sides_of_the_interface_are_balanced(checkpoint):
     # values of the prefix where the expert reads them, and its projections of them where it crosses
     recipe = load_recipe('w4a8')
     settings = dataclasses.replace(recipe.balance, interface=True, dead_band=0.0)
-    model, found = run('w4a8', balance=settings)
+    model, found = run(checkpoint, 'w4a8', balance=settings)
     assert set(found.interface) == {point.projection for point in model.interface()}
     assert {point.side for point in model.interface()} == {'input', 'output'}
 
