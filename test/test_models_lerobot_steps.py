@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lerobot directory's processor files are followed step by step, or refused with a reason."""
 import json
+import random
 import shutil
 
 import numpy as np
@@ -17,6 +18,7 @@ from pi05_directories import (
     edit,
     lerobot,
     observation,
+    openpi,
     processor,
     statistics,
     step,
@@ -301,3 +303,47 @@ def test_a_prompt_without_the_state_is_refused_in_lerobots_files(hub):
     edit(hub / PRE, lambda c: step(c, 'pi05_prepare_state_tokenizer_processor_step').update(
         config={'max_state_dim': 32, 'include_state_in_prompt': False}))
     refused(hub, 'include_state_in_prompt is off')
+
+
+ODD = (None, 0, -1, 3.5, 'x', '', [], {}, [1, 'a'], {'a': None}, True, float('inf'), 10**12,
+       '../../elsewhere', [[1]])
+
+
+def places(content, path=()):
+    """Every place within a JSON value."""
+    if path:
+        yield path
+    pairs = content.items() if isinstance(content, dict) else (
+        enumerate(content) if isinstance(content, list) else ())
+    for key, value in pairs:
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize('make', [lerobot, openpi])
+def test_whatever_stands_in_the_json_files_the_error_is_one_line(tmp_path, make):
+    directory = make(tmp_path / 'checkpoint')
+    data_config(directory, prompt_state='raw')
+    files = [f for f in sorted(directory.rglob('*.json')) if f.name != 'tokenizer.json']
+    generator = random.Random(0)
+    refusals = 0
+    for _ in range(150):
+        file = generator.choice(files)
+        kept = file.read_text()
+        content = json.loads(kept)
+        *path, last = generator.choice(list(places(content)))
+        inner = content
+        for key in path:
+            inner = inner[key]
+        if generator.random() < 0.3:
+            inner.pop(last)
+        else:
+            inner[last] = generator.choice(ODD)
+        file.write_text(json.dumps(content))
+        try:
+            found = processor(directory)
+            found.inputs(observation(found))
+        except CheckpointError as error:
+            refusals += 1
+            assert '\n' not in str(error) and len(str(error)) < 1000
+        file.write_text(kept)
+    assert 50 < refusals < 150

@@ -348,7 +348,8 @@ def _right_size(
             f'{given or directory}: {feature}: expected statistics of at most {padded} numbers, '
             f'as the network takes, found {map_.size}; they are of another robot'
         )
-    described = (config.get(section) or {}).get(feature)
+    features = config.get(section)
+    described = features.get(feature) if isinstance(features, dict) else None
     if not isinstance(described, dict):
         return
     shape = described.get('shape')

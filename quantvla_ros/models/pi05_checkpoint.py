@@ -16,7 +16,7 @@ from quantvla_ros.models.openpi_files import is_openpi
 from quantvla_ros.models.pi05 import GEMMA_2B, GEMMA_300M, PI05, GemmaConfig, PI05Config
 from quantvla_ros.models.pi05_processor import PI05Processor
 from quantvla_ros.models.siglip import VisionConfig
-from quantvla_ros.models.sizes import plausible
+from quantvla_ros.models.sizes import numbers, plausible, section, whole_number
 
 VARIANTS = {'gemma_2b': GEMMA_2B, 'gemma_300m': GEMMA_300M}
 
@@ -42,12 +42,13 @@ def pi05_config(config: Mapping[str, Any]) -> PI05Config:
             f'config.json: image_resolution: expected a square divisible by {VisionConfig.patch}, '
             f'found {resolution}'
         )
-    sizes = config.get('_sizes')
+    sizes = section(config, '_sizes') if config.get('_sizes') is not None else {}
     if sizes:
-        vision_width, depth, heads, mlp = sizes['vis']
-        vision = VisionConfig(vision_width, depth, heads, mlp, image=height)
-        prefix, expert = GemmaConfig(*sizes['vlm']), GemmaConfig(*sizes['exp'])
-        vocabulary = sizes['vocab']
+        width, depth, heads, mlp = numbers(sizes, 'vis', 4)
+        vision = VisionConfig(width, depth, heads, mlp, image=height)
+        prefix = GemmaConfig(*numbers(sizes, 'vlm', 6))
+        expert = GemmaConfig(*numbers(sizes, 'exp', 6))
+        vocabulary = whole_number(sizes, 'vocab', PI05Config.vocabulary, 1, 2**24)
     else:
         vision = VisionConfig(image=height)
         prefix = _variant(config, 'paligemma_variant', 'gemma_2b')

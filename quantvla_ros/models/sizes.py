@@ -55,6 +55,21 @@ def section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return section
 
 
+def numbers(sizes: Mapping[str, Any], key: str, count: int) -> list[int]:
+    """A list of so many whole numbers, of a reduced network's sizes; `plausible` bounds them.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    values = sizes.get(key)
+    if type(values) is not list or [type(v) for v in values] != [int] * count:
+        raise CheckpointError(
+            f'config.json: {key}: expected a list of {count} whole numbers, found '
+            f'{str(values)[:80]}; fetch it again'
+        )
+    return values
+
+
 def whole_number(config: Mapping[str, Any], key: str, default: int, low: int, high: int) -> int:
     """A whole number of a config; the default where it gives none.
 
