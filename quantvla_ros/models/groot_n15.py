@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from quantvla_ros.models.dit import DiT, FeatureTransformer, Modulation, TransformerConfig
 from quantvla_ros.models.embodiment import ActionEncoder, EmbodimentMLP, distinct
 from quantvla_ros.models.folding import dit_block, feature_block, gated_block
-from quantvla_ros.models.layers import Container, PreparingModule
+from quantvla_ros.models.layers import Container
 from quantvla_ros.models.network import (
-    DenoisingStep,
     Equalization,
+    FlowPolicy,
     HeadLayer,
     InterfacePoint,
     integrate,
@@ -212,7 +212,7 @@ _FEATURES = 'action_head.vl_self_attention.'
 _DIT = 'action_head.model.'
 
 
-class GrootN15(PreparingModule):
+class GrootN15(FlowPolicy):
     """The policy network.
 
     Attributes:
@@ -221,22 +221,12 @@ class GrootN15(PreparingModule):
         action_head: features and state to actions.
     """
 
+    config: GrootConfig
+
     def __init__(self, config: GrootConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.backbone = EagleBackbone(config)
         self.action_head = ActionHead(config)
-        self.denoising_step = DenoisingStep()
-
-    @property
-    def denoising_steps(self) -> int:
-        """Steps of the integration."""
-        return self.config.steps
-
-    @property
-    def noise_shape(self) -> tuple[int, int]:
-        """(chunk, action) of the initial noise."""
-        return self.config.chunk, self.config.action_dim
 
     def linear_places(self) -> dict[str, Place]:
         """What every linear layer (float or replaced) is for, by module path."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from quantvla_ros.models.layers import Probe
+from quantvla_ros.models.layers import PreparingModule, Probe
 from quantvla_ros.models.roles import Place
 
 
@@ -108,7 +108,10 @@ class Equalization:
 class Stack(Protocol):
     """The language backbone, which can be run a layer at a time."""
 
-    layers: Sequence[nn.Module]
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """First to last."""
+        ...
 
     def start(self, x: Tensor, valid: Tensor) -> Any:
         """[B, T, width] embeddings and [B, T] bool to the state before the first layer."""
@@ -182,13 +185,66 @@ class Network(Protocol):
         """The action head on what the backbone made."""
 
 
-def act(network: Network, inputs: Any, noise: Tensor) -> Tensor:
-    """Inputs and [B, chunk, action] noise to [B, chunk, action] float32, normalised actions."""
+class FlowConfig(Protocol):
+    """Sizes that every network has."""
+
+    @property
+    def chunk(self) -> int:
+        """Actions of one inference."""
+        ...
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers of an action."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps of the integration."""
+        ...
+
+
+class FlowPolicy(PreparingModule):
+    """The part of `Network` that sizes alone decide.
+
+    Attributes:
+        config: its sizes.
+    """
+
+    config: FlowConfig
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.denoising_step = DenoisingStep()
+
+    @property
+    def denoising_steps(self) -> int:
+        """Steps of the integration."""
+        return self.config.steps
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """(chunk, action) of the initial noise."""
+        return self.config.chunk, self.config.action_dim
+
+
+def act(
+    network: Network,
+    inputs: Any,
+    noise: Tensor,
+    on_step: Callable[[int, Tensor, Tensor], Any] | None = None,
+) -> Tensor:
+    """Inputs and [B, chunk, action] noise to [B, chunk, action] float32, normalised actions.
+
+    Args:
+        on_step: as in `integrate`.
+    """
     stack = network.backbone
     state = stack.start(*network.embed(inputs))
     for index in range(len(stack.layers)):
         state = stack.step(index, state)
-    return integrate(network.flow(stack.finish(state), inputs), noise)
+    return integrate(network.flow(stack.finish(state), inputs), noise, on_step)
 
 
 def integrate(

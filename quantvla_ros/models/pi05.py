@@ -25,10 +25,10 @@ from quantvla_ros.models.gemma import (
     GemmaConfig,
     Modulation,
 )
-from quantvla_ros.models.layers import Container, PreparingModule, time_embedding
+from quantvla_ros.models.layers import Container, time_embedding
 from quantvla_ros.models.network import (
-    DenoisingStep,
     Equalization,
+    FlowPolicy,
     HeadLayer,
     InterfacePoint,
     integrate,
@@ -92,7 +92,7 @@ _BACKBONE = _TREE + 'language_model.'
 _EXPERT = 'paligemma_with_expert.gemma_expert.model.'
 
 
-class PI05(PreparingModule):
+class PI05(FlowPolicy):
     """The policy network.
 
     Attributes:
@@ -102,8 +102,7 @@ class PI05(PreparingModule):
     config: PI05Config
 
     def __init__(self, config: PI05Config) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         width = config.expert.width
         self.paligemma_with_expert = Container(
             paligemma=Container(
@@ -121,7 +120,6 @@ class PI05(PreparingModule):
         self.action_out_proj = nn.Linear(width, config.action_dim)
         self.time_mlp_in = nn.Linear(width, width)
         self.time_mlp_out = nn.Linear(width, width)
-        self.denoising_step = DenoisingStep()
 
     # The tree above is the checkpoint's; these are the names we think in.
     @property
@@ -145,16 +143,6 @@ class PI05(PreparingModule):
     def expert(self) -> ExpertStack:
         """The action expert."""
         return self.get_submodule(_EXPERT[:-1])  # type: ignore[return-value]
-
-    @property
-    def denoising_steps(self) -> int:
-        """Steps of the integration."""
-        return self.config.steps
-
-    @property
-    def noise_shape(self) -> tuple[int, int]:
-        """(chunk, action) of the initial noise."""
-        return self.config.chunk, self.config.action_dim
 
     def head_layers(self) -> list[HeadLayer]:
         """The action expert's layers, first to last."""

@@ -1,9 +1,9 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""SigLIP vision tower: a pre-norm ViT without class token or pooling.
+"""SigLIP vision tower: a pre-norm ViT without class token or pooling; SmolVLM's connector to it.
 
 Knows pictures as tensors; knows nothing of what reads its features.
-Source: SigLIP (arXiv 2303.15343), So400m/14 as PaliGemma and GR00T use it.
+Source: SigLIP (arXiv 2303.15343): So400m/14 in PaliGemma and GR00T, a smaller one in SmolVLM.
 """
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from quantvla_ros.models.layers import Container
 
 
 @dataclass(frozen=True)
@@ -116,3 +118,21 @@ class VisionTower(nn.Module):
         for layer in self.encoder.layers:
             x = layer(x)
         return self.post_layernorm(x)
+
+
+class ShuffleConnector(nn.Module):
+    """Features of each square of patches, side by side, to one token of a language model."""
+
+    def __init__(self, config: VisionConfig, side: int, outputs: int) -> None:
+        super().__init__()
+        self.side = side
+        inputs = config.width * side**2
+        self.modality_projection = Container(proj=nn.Linear(inputs, outputs, bias=False))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, rows * columns, width] to [B, tokens, outputs]."""
+        blocks = round(features.shape[1] ** 0.5) // self.side
+        grid = features.unflatten(1, (blocks, self.side, blocks, self.side))
+        # a square's patches follow each other row by row
+        squares = grid.transpose(2, 3).flatten(1, 2).flatten(2)
+        return self.modality_projection.proj(squares)  # type: ignore[operator]

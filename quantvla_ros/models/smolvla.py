@@ -23,20 +23,19 @@ from quantvla_ros.models.layers import (
     Container,
     GatedMLP,
     GroupedAttention,
-    PreparingModule,
     rotary_table,
     time_embedding,
 )
 from quantvla_ros.models.network import (
-    DenoisingStep,
     Equalization,
+    FlowPolicy,
     HeadLayer,
     InterfacePoint,
-    integrate,
+    act,
 )
 from quantvla_ros.models.prefix import ROTARY_THETA, Prefix, PrefixStack, StackConfig
 from quantvla_ros.models.roles import Place, Role, find_places
-from quantvla_ros.models.siglip import VisionConfig, VisionTower
+from quantvla_ros.models.siglip import ShuffleConnector, VisionConfig, VisionTower
 
 VISION = VisionConfig(width=768, depth=12, heads=12, mlp=3072, patch=16, image=512)
 TEXT = StackConfig(width=960, depth=16, mlp=2560, heads=15, kv_heads=5, head_dim=64)
@@ -84,24 +83,6 @@ class SmolVLAInputs:
     tokens: Tensor
     token_mask: Tensor
     state: Tensor
-
-
-class Connector(nn.Module):
-    """Features of a square of patches to one token of the language model."""
-
-    def __init__(self, config: SmolVLAConfig) -> None:
-        super().__init__()
-        self.side = config.shuffle
-        inputs = config.vision.width * config.shuffle**2
-        self.modality_projection = Container(proj=nn.Linear(inputs, config.text.width, bias=False))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, rows * columns, width] to [B, tokens, text width]."""
-        blocks = round(features.shape[1] ** 0.5) // self.side
-        grid = features.unflatten(1, (blocks, self.side, blocks, self.side))
-        # a square's patches follow each other row by row
-        squares = grid.transpose(2, 3).flatten(1, 2).flatten(2)
-        return self.modality_projection.proj(squares)  # type: ignore[operator]
 
 
 class SmolBackbone(PrefixStack):
@@ -229,22 +210,23 @@ _TEXT = _TREE + 'text_model.'
 _EXPERT = 'vlm_with_expert.lm_expert.'
 
 
-class SmolVLA(PreparingModule):
+class SmolVLA(FlowPolicy):
     """The policy network.
 
     Attributes:
         config: its sizes.
     """
 
+    config: SmolVLAConfig
+
     def __init__(self, config: SmolVLAConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         text, width = config.text, config.expert.width
         self.vlm_with_expert = Container(
             vlm=Container(
                 model=Container(
                     vision_model=VisionTower(config.vision),
-                    connector=Connector(config),
+                    connector=ShuffleConnector(config.vision, config.shuffle, text.width),
                     text_model=SmolBackbone(
                         text, config.vocabulary, norm=Norm, activation=F.silu
                     ),
@@ -257,7 +239,6 @@ class SmolVLA(PreparingModule):
         self.action_out_proj = nn.Linear(width, config.action_dim)
         self.action_time_mlp_in = nn.Linear(2 * width, width)
         self.action_time_mlp_out = nn.Linear(width, width)
-        self.denoising_step = DenoisingStep()
 
     # The tree above is the checkpoint's; these are the names we think in.
     @property
@@ -266,7 +247,7 @@ class SmolVLA(PreparingModule):
         return self.get_submodule(_TREE + 'vision_model')  # type: ignore[return-value]
 
     @property
-    def connector(self) -> Connector:
+    def connector(self) -> ShuffleConnector:
         """Image features to tokens of the language model."""
         return self.get_submodule(_TREE + 'connector')  # type: ignore[return-value]
 
@@ -279,16 +260,6 @@ class SmolVLA(PreparingModule):
     def expert(self) -> ExpertStack:
         """The action expert."""
         return self.get_submodule(_EXPERT[:-1])  # type: ignore[return-value]
-
-    @property
-    def denoising_steps(self) -> int:
-        """Steps of the integration."""
-        return self.config.steps
-
-    @property
-    def noise_shape(self) -> tuple[int, int]:
-        """(chunk, action) of the initial noise."""
-        return self.config.chunk, self.config.action_dim
 
     def linear_places(self) -> dict[str, Place]:
         """What every linear layer (float or replaced) is for, by module path."""
@@ -417,5 +388,4 @@ class SmolVLA(PreparingModule):
             [B, chunk, action_dim] float32, normalised actions.
         """
         inputs = SmolVLAInputs(list(images), list(image_masks), tokens, token_mask, state)
-        flow = self.flow(self.backbone(*self.embed(inputs)))
-        return integrate(flow, noise, on_step)
+        return act(self, inputs, noise, on_step)
