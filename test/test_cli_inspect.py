@@ -168,7 +168,7 @@ def test_an_unknown_model_and_a_broken_config_are_named_beside_what_else_is_wron
     missing(checkpoint, "'pi7'")
     (checkpoint / 'config.json').write_text(json.dumps({**config, '_sizes': {'vlm': 3}}))
     (checkpoint / 'tokenizer.json').unlink()
-    missing(checkpoint, 'expected the sizes of pi0.5', 'expected a tokenizer')
+    missing(checkpoint, 'vis: expected a list of 4 whole numbers', 'expected a tokenizer')
     (checkpoint / 'config.json').write_text('{')
     facts = missing(checkpoint, 'expected JSON')
     assert 'pi0.5' in facts['weights']['names_of']
