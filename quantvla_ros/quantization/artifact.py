@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from quantvla_ros.errors import ArtifactError, CalibrationError, QuantVLAError
 from quantvla_ros.kernels.reference import SMALLEST
-from quantvla_ros.models.architectures import architecture_of
+from quantvla_ros.models.architectures import architecture_of, empty_network
 from quantvla_ros.models.checkpoint import read_config
 from quantvla_ros.quantization.artifact_writer import write_artifact
 from quantvla_ros.quantization.formats import place_empty_layers
@@ -116,8 +116,8 @@ def _empty_model(path: Path, manifest: Manifest) -> Any:
     recipe = _recipe(path, manifest)
     try:
         architecture = architecture_of(read_config(path))
+        model: Any = empty_network(read_config(path))
         with torch.device('meta'):
-            model: Any = architecture.build(read_config(path))
             expected = place_empty_layers(model, recipe)
     # RuntimeError: torch's, for a size that is none; RecursionError among them.
     except (

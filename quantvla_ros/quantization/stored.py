@@ -12,18 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quantvla_ros.errors import CheckpointError
 from quantvla_ros.models.architectures import architecture_of
-from quantvla_ros.models.checkpoint import checkpoint_files, read_config
+from quantvla_ros.models.checkpoint import network_weights, read_config
+from quantvla_ros.models.weight_files import FLOATS
 
 DTYPES = {
-    'F64': torch.float64,
-    'F32': torch.float32,
-    'F16': torch.float16,
-    'BF16': torch.bfloat16,
+    **FLOATS,
     'I8': torch.int8,
     'U8': torch.uint8,
     'I32': torch.int32,
@@ -46,25 +43,13 @@ def float_bytes(checkpoint: Path) -> int:
 
 
 def _stored(checkpoint: Path) -> dict[str, tuple[torch.dtype, int]]:
-    stored: dict[str, tuple[torch.dtype, int]] = {}
+    """Each weight's type and count of numbers, from the files' headers alone."""
     architecture = architecture_of(read_config(checkpoint))
-    for file in checkpoint_files(checkpoint):
-        try:
-            with safe_open(file, framework='pt') as opened:
-                for name in opened.keys():  # noqa: SIM118 - not a dictionary
-                    key = architecture.canonical_key(name)
-                    view = opened.get_slice(name)
-                    if not view.get_dtype().startswith(('F', 'BF')):
-                        raise CheckpointError(
-                            f'{file}: {name}: expected floating point, found {view.get_dtype()}'
-                        )
-                    entry = (DTYPES[view.get_dtype()], count(view.get_shape()))
-                    if key is not None and key in architecture.tied:
-                        stored.setdefault(architecture.tied[key], entry)
-                    elif key is not None:
-                        stored[key] = entry
-        except SafetensorError as error:
-            raise CheckpointError(f'{file}: not a whole safetensors file ({error})') from None
+    stored = {}
+    for name, entry in network_weights(checkpoint, architecture).weights.items():
+        if entry.type not in FLOATS:
+            raise CheckpointError(f'{entry}: expected floating point, found {entry.type}')
+        stored[name] = (FLOATS[entry.type], entry.count)
     return stored
 
 
