@@ -18,9 +18,12 @@ from quantvla_ros.models.checkpoint import read_config
 from quantvla_ros.models.network import act
 from quantvla_ros.quantization.artifact import load_artifact
 from quantvla_ros.quantization.calibrate import calibrate
+from quantvla_ros.quantization.gather import watch
+from quantvla_ros.quantization.layout import LAYOUTS
 from quantvla_ros.quantization.matching import HeadSample, copy_head
 from quantvla_ros.quantization.memory import memory, quantized_parts
 from quantvla_ros.quantization.recipe_file import load_recipe
+from quantvla_ros.quantization.smoothing import equalize
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +85,34 @@ def test_both_sides_of_the_interface_are_balanced(checkpoint):
     settings = dataclasses.replace(recipe.balance, interface=True, dead_band=0.0)
     model, found = run(checkpoint, 'w4a8', balance=settings)
     assert set(found.interface) == {point.projection for point in model.interface()}
-    assert {point.side for point in model.interface()} == {'input', 'output'}
+    text, expert = 'vlm_with_expert.vlm.model.text_model.layers', 'vlm_with_expert.lm_expert.layers'
+    assert {(point.projection, point.side) for point in model.interface()} == {
+        *((f'{text}.{layer}.self_attn.v_proj', 'output') for layer in (0, 2)),
+        *((f'{expert}.{layer}.self_attn.{p}_proj', 'input') for layer in (1, 3) for p in 'kv'),
+    }
+
+
+def test_smoothing_every_layer_leaves_the_actions_as_they_are():
+    model, inputs, noise = tiny_network(), tiny_inputs(), tiny_noise()
+    expected, largest = act(model, inputs, noise), {}
+
+    def see(name, x):
+        seen = x.abs().flatten(0, -2).amax(0)
+        largest[name] = torch.maximum(seen, largest.get(name, seen))
+
+    everything = LAYOUTS['full'].select(model)
+    with watch(model, everything, see):
+        act(model, inputs, noise)
+    scales = equalize(model, largest, 0.5, everything)
+    torch.testing.assert_close(act(model, inputs, noise), expected, rtol=0, atol=1e-4)
+    expert = 'vlm_with_expert.lm_expert.layers'
+    untouched = {  # of the head: mixed with the prefix's values, or reading the prefix itself
+        *(f'{expert}.{layer}.self_attn.o_proj' for layer in (0, 2)),
+        *(f'{expert}.{layer}.self_attn.{part}_proj' for layer in (1, 3) for part in 'kv'),
+    }
+    head = {name for name in everything if name.startswith(expert)}
+    assert head - set(scales) == untouched
+    assert all((scales[name].log().abs() > 0.01).any() for name in head - untouched)
 
 
 def head_samples(model, count=3):
