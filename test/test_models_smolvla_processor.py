@@ -13,10 +13,8 @@ from smolvla_samples import ACTION_FILE, STATE, STATE_FILE, write_checkpoint
 from tokenizers import Tokenizer
 
 from quantvla_ros.errors import CheckpointError, ObservationError
-from quantvla_ros.models import load_model
 from quantvla_ros.models.architectures import load_processor
 from quantvla_ros.models.checkpoint import read_config
-from quantvla_ros.models.network import act
 from quantvla_ros.models.smolvla_processor import fit
 from quantvla_ros.observation.types import Observation
 
@@ -129,16 +127,6 @@ def test_empty_cameras_are_no_slots_and_renamed_ones_have_the_datas_names(tmp_pa
 def test_what_cannot_be_an_input_is_refused(original, changed, message):
     with pytest.raises(ObservationError, match=message):
         processor(original).inputs(observation(**changed))
-
-
-def test_observations_become_a_batch_and_each_keeps_its_actions(original):
-    found, model = processor(original), load_model(original)
-    parts = [found.inputs(observation(text)) for text in ('push', 'push the red cube')]
-    noise = torch.randn(2, *model.noise_shape, generator=torch.Generator().manual_seed(0))
-    together = act(model, found.batch(parts), noise)
-    for row, part in enumerate(parts):
-        alone = act(model, part, noise[row : row + 1])
-        torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-5)
 
 
 def test_a_missing_tokenizer_is_one_line_that_says_where_to_get_it(directory):

@@ -18,6 +18,7 @@ from quantvla_ros.models.architecture import Processor
 from quantvla_ros.models.architectures import architecture_of, load_processor
 from quantvla_ros.models.checkpoint import load_model, read_config
 from quantvla_ros.models.network import Network, act
+from quantvla_ros.models.tree import alike, join
 from quantvla_ros.observation.types import Observation
 from quantvla_ros.quantization.artifact import MANIFEST, load_artifact
 
@@ -94,18 +95,20 @@ class Policy:
     ) -> np.ndarray:
         """As `infer` for many observations at once; for simulation, where throughput counts.
 
-        All observations must hold the same cameras. Equal to `infer` up to rounding.
+        Those whose inputs have the same shapes (the same cameras, prompts of one length) run as one
+        batch: not every network can tell padding from words. Equal to `infer` up to rounding.
 
         Returns:
             [observations, chunk, action] float32.
         """
         parts = [self.processor.inputs(observation, self.device) for observation in observations]
-        noise = torch.cat([self.noise(seed) for seed in seeds])
-        raw = act(self.model, self.processor.batch(parts), noise)
-        return np.stack([
-            self.processor.actions(row[None], observation.state)
-            for row, observation in zip(raw, observations, strict=True)
-        ])
+        chunks: dict[int, np.ndarray] = {}
+        for places in alike(parts):
+            noise = torch.cat([self.noise(seeds[place]) for place in places])
+            raw = act(self.model, join([parts[place] for place in places]), noise)
+            for place, row in zip(places, raw, strict=True):
+                chunks[place] = self.processor.actions(row[None], observations[place].state)
+        return np.stack([chunks[place] for place in range(len(parts))])
 
     def noise(self, seed: int | None) -> torch.Tensor:
         """[1, chunk, action_dim] standard normal on the device; drawn on the CPU, so that a seed

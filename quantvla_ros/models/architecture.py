@@ -7,7 +7,7 @@ describes itself in a module `<name>_checkpoint` and is listed in `architectures
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,10 +83,6 @@ class Processor(Protocol):
         Raises:
             ObservationError: it does not fit the policy.
         """
-        ...
-
-    def batch(self, parts: Sequence[Any]) -> Any:
-        """Inputs of several observations as one batch, shorter prompts padded."""
         ...
 
     def actions(self, raw: Tensor, state: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ may say otherwise. Knows what each means; knows nothing of ROS.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -206,22 +206,6 @@ class GrootProcessor:
         if self.resize == 'lerobot':
             return lerobot_picture(picture, self.image)
         return isaac_picture(picture, self.image, self.crop)
-
-    def batch(self, parts: Sequence[GrootInputs]) -> GrootInputs:
-        """Inputs of several observations as one batch.
-
-        Raises:
-            ObservationError: prompts of unequal length. The network has no mask for what is padded,
-                so that a padded prompt would give other actions than alone.
-        """
-        lengths = sorted({part.input_ids.shape[1] for part in parts})
-        if len(lengths) > 1:
-            raise ObservationError(
-                f'expected prompts of one length, found {", ".join(map(str, lengths))} tokens; run '
-                f'those of each length together, GR00T N1.5 cannot pad them'
-            )
-        columns = zip(*(vars(part).values() for part in parts), strict=True)
-        return GrootInputs(*(torch.cat(column) for column in columns))
 
     def example_state(self) -> np.ndarray:
         """[state_size] a state in the middle of the data."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from quantvla_ros.errors import CheckpointError, ObservationError
@@ -208,17 +207,6 @@ class PI05Processor:
                 f'shorten the command'
             )
         return ids
-
-    def batch(self, parts: Sequence[ModelInputs]) -> ModelInputs:
-        """Inputs of observations with the same cameras as one batch, shorter prompts padded."""
-        length = max(part.tokens.shape[1] for part in parts)
-        pad = [(0, length - part.tokens.shape[1]) for part in parts]
-        return ModelInputs(
-            [torch.cat(images) for images in zip(*(part.images for part in parts), strict=True)],
-            [torch.cat(masks) for masks in zip(*(part.image_masks for part in parts), strict=True)],
-            torch.cat([F.pad(part.tokens, p) for part, p in zip(parts, pad, strict=True)]),
-            torch.cat([F.pad(part.token_mask, p) for part, p in zip(parts, pad, strict=True)]),
-        )
 
     def example_state(self) -> np.ndarray:
         """[D] a state in the middle of the data."""

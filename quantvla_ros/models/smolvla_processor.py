@@ -7,7 +7,7 @@ robots or ROS.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,18 +179,6 @@ class SmolVLAProcessor:
             )
         normalized = torch.from_numpy(self.steps.state.normalize(state)).float()
         return F.pad(normalized, (0, self.sizes.state_dim - self.state_size))[None]
-
-    def batch(self, parts: Sequence[SmolVLAInputs]) -> SmolVLAInputs:
-        """Inputs of observations with the same cameras as one batch, shorter prompts padded."""
-        length = max(part.tokens.shape[1] for part in parts)
-        pad = [(0, length - part.tokens.shape[1]) for part in parts]
-        return SmolVLAInputs(
-            [torch.cat(images) for images in zip(*(part.images for part in parts), strict=True)],
-            [torch.cat(masks) for masks in zip(*(part.image_masks for part in parts), strict=True)],
-            torch.cat([F.pad(part.tokens, p) for part, p in zip(parts, pad, strict=True)]),
-            torch.cat([F.pad(part.token_mask, p) for part, p in zip(parts, pad, strict=True)]),
-            torch.cat([part.state for part in parts]),
-        )
 
     def example_state(self) -> np.ndarray:
         """[D] a state in the middle of the data."""

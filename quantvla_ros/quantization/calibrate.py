@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from quantvla_ros.errors import CalibrationError
+from quantvla_ros.models.tree import to_device
 from quantvla_ros.observation.types import Observation
 from quantvla_ros.quantization.gather import watch
 from quantvla_ros.quantization.layerwise import LayerRecord, Quantizer
@@ -31,7 +32,6 @@ from quantvla_ros.quantization.samples import (
     run_head,
 )
 from quantvla_ros.quantization.smoothing import equalize, shifted_tensors
-from quantvla_ros.quantization.tree import to_device
 
 # called with (what is going on, done, total); by stage, in the order of STAGES
 Progress = Callable[[str, int, int], None]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from quantvla_ros.models.network import Flow, Network
 from quantvla_ros.models.roles import Place, Role
+from quantvla_ros.models.tree import to_device
 from quantvla_ros.quantization.balance import OutputMoments
 from quantvla_ros.quantization.correction import bounded, scale_outputs
 from quantvla_ros.quantization.formats import BACKBONE, HEAD, VISION, replace_layer, scale_steps
@@ -27,7 +28,6 @@ from quantvla_ros.quantization.gather import Gatherer, Run, gather, reading_orde
 from quantvla_ros.quantization.quantize import Basis, Inputs, Quality, is_static, quantize_linear
 from quantvla_ros.quantization.recipe import PER_STEP, LayerFormat, Recipe
 from quantvla_ros.quantization.samples import Batch, FloatRun
-from quantvla_ros.quantization.tree import to_device
 
 _LARGEST = {8: 127, 4: 7}
 

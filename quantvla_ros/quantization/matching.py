@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from quantvla_ros.errors import CalibrationError
 from quantvla_ros.models.network import Flow, HeadLayer, Network
+from quantvla_ros.models.tree import to_device
 from quantvla_ros.quantization.balance import OutputMoments
 from quantvla_ros.quantization.capture import watch_inputs, watch_layers
 from quantvla_ros.quantization.correction import Fold, bounded
@@ -33,7 +34,6 @@ from quantvla_ros.quantization.lockstep import (
 )
 from quantvla_ros.quantization.recipe import Balance, Estimation, Temperature
 from quantvla_ros.quantization.temperature import head_factors, refuse_query_norm
-from quantvla_ros.quantization.tree import to_device
 
 # called with (done, total), in layers of the head run on a sample; an equal share of the time each
 Progress = Callable[[int, int], None]

@@ -8,7 +8,7 @@ where there is room: on the device, or on the host, so that only one batch is on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor
 from quantvla_ros.errors import CalibrationError
 from quantvla_ros.models.network import Network, integrate
 from quantvla_ros.models.noise import noise_seed
+from quantvla_ros.models.tree import alike, join, tensors, to_device
 from quantvla_ros.observation.types import Observation
-from quantvla_ros.quantization.tree import to_device
 
 _TOKENS = 8192  # of the backbone in one batch: bounds what a layer needs beside its weights
 _LARGEST_BATCH = 16
@@ -79,12 +79,9 @@ def make_batches(
         first: number of the first observation.
     """
     inputs = [processor.inputs(observation) for observation in observations]
-    shapes: dict[Any, list[int]] = {}
-    for number, one in enumerate(inputs):
-        shapes.setdefault(_shapes(one), []).append(number)
     chunk, action = model.noise_shape
     batches = []
-    for numbers in shapes.values():
+    for numbers in alike(inputs):
         size = max(1, min(_LARGEST_BATCH, _TOKENS // max(_tokens(inputs[numbers[0]]), 1)))
         for start in range(0, len(numbers), size):
             chosen = numbers[start : start + size]
@@ -93,7 +90,7 @@ def make_batches(
                 generator = torch.Generator().manual_seed(noise_seed(seed, first + number))
                 noise.append(torch.randn(chunk, action, generator=generator))
             batches.append(
-                Batch(tuple(chosen), _join([inputs[n] for n in chosen]), torch.stack(noise))
+                Batch(tuple(chosen), join([inputs[n] for n in chosen]), torch.stack(noise))
             )
     return batches
 
@@ -125,7 +122,7 @@ def home_for(run: FloatRun, batches: int, device: torch.device) -> torch.device:
     """
     if device.type != 'cuda':
         return torch.device('cpu')
-    size = sum(t.numel() * t.element_size() for t in _tensors(run)) * batches * 3
+    size = sum(t.numel() * t.element_size() for t in tensors(run)) * batches * 3
     free, _ = torch.cuda.mem_get_info(device)
     return device if size < _HOME_SHARE * free else torch.device('cpu')
 
@@ -155,32 +152,7 @@ def run_head(model: Network, context: Any, inputs: Any, noise: Tensor) -> Tensor
     return torch.stack([*path, chunk])
 
 
-def _tensors(inputs: Any) -> list[Tensor]:
-    if isinstance(inputs, Tensor):
-        return [inputs]
-    if is_dataclass(inputs) and not isinstance(inputs, type):
-        return [t for field in fields(inputs) for t in _tensors(getattr(inputs, field.name))]
-    return [tensor for item in inputs for tensor in _tensors(item)]
-
-
-def _shapes(inputs: Any) -> tuple[Any, ...]:
-    return tuple((tuple(t.shape), t.dtype) for t in _tensors(inputs))
-
-
 def _tokens(inputs: Any) -> int:
     """About how many tokens the backbone sees: 256 of each picture, and the prompt."""
     per_rank = {4: lambda t: 256 * t.shape[0], 2: lambda t: t.shape[-1]}
-    return sum(per_rank[t.dim()](t) for t in _tensors(inputs) if t.dim() in per_rank)
-
-
-def _join(inputs: Sequence[Any]) -> Any:
-    """Batches of one to one batch, field by field."""
-    first = inputs[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(inputs))
-    if is_dataclass(first):
-        return replace(
-            first,  # type: ignore[type-var]
-            **{f.name: _join([getattr(one, f.name) for one in inputs]) for f in fields(first)},
-        )
-    return type(first)(_join(items) for items in zip(*inputs, strict=True))
+    return sum(per_rank[t.dim()](t) for t in tensors(inputs) if t.dim() in per_rank)

@@ -8,7 +8,7 @@ import torch
 from matching_samples import context
 from torch import Tensor
 
-from quantvla_ros.quantization.tree import to_device
+from quantvla_ros.models.tree import to_device
 
 Named = namedtuple('Named', 'x note')
 
