@@ -26,6 +26,7 @@ from quantvla_ros.engine.surroundings import (
     processor_facts,
 )
 from quantvla_ros.errors import CheckpointError, QuantVLAError
+from quantvla_ros.models.architecture import Architecture
 from quantvla_ros.models.architectures import architecture_of, empty_network
 from quantvla_ros.models.checkpoint import read_config
 from quantvla_ros.quantization.formats import place_empty_layers
@@ -54,70 +55,108 @@ def inspect_directory(
     """
     directory = Path(directory)
     _refuse_other(directory)
-    missing: list[Missing] = []
-    artifact = (directory / MANIFEST).exists()
-    facts: dict[str, Any] = {
-        'directory': str(directory),
-        'kind': 'artifact' if artifact else 'checkpoint',
-        'architecture': None,
-        'sizes': None,
-        'cameras': None,
-        'state': None,
-        'action': None,
-        'tokenizer': None,
-        'control_period': None,
-        'execute_steps': None,
-        'data_config': None,
-        'weights': None,
-        'layout': None,
-        'memory': None,
-        'artifact': None,
-    }
-    manifest = None
-    if artifact:
-        manifest = _attempt(lambda: read_manifest(directory), missing)
-        missing += _absent_files(directory, manifest)
-        facts['artifact'] = None if manifest is None else artifact_facts(manifest)
-        layout = layout if manifest is None else manifest.content['layout']['name']
-    config = _attempt(lambda: read_config(directory), missing)
-    architecture = None if config is None else _attempt(lambda: architecture_of(config), missing)
-    stored = read_weights(directory)
-    missing += stored.missing
-    facts['weights'] = weights_facts(stored)
-    if manifest is not None:
-        facts['weights']['names_of'] = None  # the manifest says it
-    if config is not None and architecture is not None:
-        facts['architecture'] = {'type': architecture.kind, 'title': architecture.title}
-        network = _attempt(lambda: empty_network(config), missing)
+    looked = _Inspection(directory, contract)
+    manifest = looked.manifest()
+    stored = looked.weights()
+    config = looked.attempt(lambda: read_config(directory))
+    kind = None if config is None else looked.attempt(lambda: architecture_of(config))
+    if config is not None and kind is not None:
+        looked.facts['architecture'] = {'type': kind.kind, 'title': kind.title}
+        network = looked.attempt(lambda: empty_network(config))
         if network is not None:
-            facts['sizes'] = size_facts(network)
-            if layout in LAYOUTS:
-                facts['layout'] = layout_facts(network, layout)
-            facts['memory'] = memory_facts(config)
-            if manifest is None and stored.tensors:
-                wanted = {name: t.shape for name, t in network.state_dict().items()}
-                keys = compare_keys(directory, stored, architecture, wanted)
-                missing += keys.missing
-                facts['weights'] |= {
-                    'prefixes': keys.prefixes,
-                    'unused': len(keys.unused),
-                    'embedding_stored_as': keys.output_layers,
-                }
+            looked.network(network, manifest.content['layout']['name'] if manifest else layout)
+            looked.facts['memory'] = memory_facts(config)
+            if looked.facts['kind'] == 'checkpoint' and stored.tensors:
+                looked.keys(stored, kind, network)
+        looked.surroundings(config, kind, manifest, sized=network is not None)
+    if manifest is not None:
+        looked.missing += _artifact_tensors(directory, manifest, stored)
+    missing = list(dict.fromkeys(looked.missing))
+    return looked.facts | {'missing': [vars(one) for one in missing], 'runnable': not missing}
+
+
+class _Inspection:
+    """What has been found so far: facts by key, and what is missing."""
+
+    def __init__(self, directory: Path, contract: Contract | None) -> None:
+        self.directory, self.contract = directory, contract
+        self.missing: list[Missing] = []
+        self.facts: dict[str, Any] = {
+            'directory': str(directory),
+            'kind': 'artifact' if (directory / MANIFEST).exists() else 'checkpoint',
+            **dict.fromkeys(
+                (
+                    'architecture', 'sizes', 'cameras', 'state', 'action', 'tokenizer',
+                    'control_period', 'execute_steps', 'data_config', 'weights', 'layout', 'memory',
+                    'artifact',
+                )
+            ),
+        }
+
+    def attempt(self, read: Callable[[], T]) -> T | None:
+        """What `read` gives; a fault goes to what is missing instead."""
+        try:
+            return read()
+        except QuantVLAError as error:
+            self.missing.append(Missing.of(error))
+        return None
+
+    def manifest(self) -> Manifest | None:
+        """An artifact's manifest, and the files that it names."""
+        if self.facts['kind'] != 'artifact':
+            return None
+        manifest = self.attempt(lambda: read_manifest(self.directory))
         if manifest is not None:
-            missing += _artifact_tensors(directory, manifest, stored)
-        facts['data_config'] = data_facts(directory)
-        if network is None:  # without sizes no processor can be made
-            missing += probe_faults(directory, config, architecture)
-        else:
-            processor, lacking = open_processor(directory, config, architecture)
-            missing += lacking
-            if processor is not None:
-                facts |= processor_facts(processor, contract)
-                if contract is not None:
-                    missing += _misfits(processor, contract, manifest)
-    facts['missing'] = [vars(one) for one in dict.fromkeys(missing)]
-    facts['runnable'] = not missing
-    return facts
+            self.missing += _absent_files(self.directory, manifest)
+            self.facts['artifact'] = artifact_facts(manifest)
+        return manifest
+
+    def weights(self) -> StoredWeights:
+        """The files of weights, as far as they are there."""
+        stored = read_weights(self.directory)
+        self.missing += stored.missing
+        self.facts['weights'] = weights_facts(stored)
+        if self.facts['kind'] == 'artifact':
+            self.facts['weights']['names_of'] = None  # the manifest says it
+        return stored
+
+    def network(self, network: Any, layout: str) -> None:
+        """Sizes, and what a layout would do."""
+        self.facts['sizes'] = size_facts(network)
+        if layout in LAYOUTS:
+            self.facts['layout'] = layout_facts(network, layout)
+
+    def keys(self, stored: StoredWeights, architecture: Architecture, network: Any) -> None:
+        """Names and shapes of a float checkpoint against the network's."""
+        wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+        keys = compare_keys(self.directory, stored, architecture, wanted)
+        self.missing += keys.missing
+        self.facts['weights'] |= {
+            'prefixes': keys.prefixes,
+            'unused': len(keys.unused),
+            'embedding_stored_as': keys.output_layers,
+        }
+
+    def surroundings(
+        self,
+        config: Mapping[str, Any],
+        architecture: Architecture,
+        manifest: Manifest | None,
+        *,
+        sized: bool,
+    ) -> None:
+        """What is around the network; without its sizes no processor can be made."""
+        self.facts['data_config'] = data_facts(self.directory)
+        if not sized:
+            self.missing += probe_faults(self.directory, config, architecture)
+            return
+        processor, lacking = open_processor(self.directory, config, architecture)
+        self.missing += lacking
+        if processor is None:
+            return
+        self.facts |= processor_facts(processor, self.contract)
+        if self.contract is not None:
+            self.missing += _misfits(processor, self.contract, manifest)
 
 
 def _refuse_other(directory: Path) -> None:
@@ -140,15 +179,6 @@ def _refuse_other(directory: Path) -> None:
             f'{directory}: expected a checkpoint or artifact, found neither config.json nor '
             f'weights; {hint}'
         )
-
-
-def _attempt(read: Callable[[], T], missing: list[Missing]) -> T | None:
-    """What `read` gives; a fault goes to `missing` instead."""
-    try:
-        return read()
-    except QuantVLAError as error:
-        missing.append(Missing.of(error))
-    return None
 
 
 def size_facts(network: Any) -> dict[str, Any]:
@@ -269,10 +299,10 @@ def artifact_facts(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _absent_files(directory: Path, manifest: Manifest | None) -> list[Missing]:
+def _absent_files(directory: Path, manifest: Manifest) -> list[Missing]:
     """Files of the manifest that are not there, or of another size; hashes are for loading."""
     found = []
-    for name, entry in (manifest.content['files'] if manifest else {}).items():
+    for name, entry in manifest.content['files'].items():
         path = directory / name
         size = path.stat().st_size if path.is_file() else None
         if size != entry['bytes']:
