@@ -133,6 +133,20 @@ def test_a_gated_tokenizer_does_not_lose_the_rest_and_says_how_to_get_it(hub, tm
     assert fetch(tmp_path / 'out') == 0
 
 
+@pytest.mark.parametrize('named', ['somebody/tokenizer', None, '/home/somebody/tokenizer'])
+def test_the_tokenizer_is_that_which_the_checkpoint_names_else_that_of_its_kind(
+    hub, tmp_path, named
+):
+    path = hub.root / REPOSITORY / 'policy_preprocessor.json'
+    path.write_text(path.read_text().replace(f'"{TOKENIZERS}"', json.dumps(named)))
+    (hub.root / 'somebody' / 'tokenizer').mkdir()
+    for file in (hub.root / TOKENIZERS).iterdir():
+        (hub.root / 'somebody' / 'tokenizer' / file.name).write_bytes(file.read_bytes())
+    assert fetch(tmp_path / 'out') == 0
+    place = named if named == 'somebody/tokenizer' else TOKENIZERS
+    assert (place, 'tokenizer.json') in hub.downloads
+
+
 def test_an_interrupted_fetch_goes_on(hub, tmp_path, capsys):
     hub.fail_at = 'model.safetensors'
     assert 'run this again' in refused(capsys, tmp_path / 'out', 'the connection broke')

@@ -208,23 +208,16 @@ def _fetch_tokenizer(hub: ModuleType, out: Path) -> list[str]:
 
 
 def _tokenizer_repository(out: Path) -> str | None:
-    """The one that the processor files name, or the one that the architecture was trained with."""
-    from quantvla_ros.engine.surroundings import TOKENIZERS
+    """None: not a model of ours; what is said at the end says so."""
+    from quantvla_ros.engine.surroundings import tokenizer_repository
     from quantvla_ros.models.architectures import architecture_of
     from quantvla_ros.models.checkpoint import read_config
 
     try:
-        steps = json.loads((out / 'policy_preprocessor.json').read_text(encoding='utf-8'))['steps']
-        named = [step.get('config', {}).get('tokenizer_name') for step in steps]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        named = []
-    for name in named:
-        if isinstance(name, str) and _NAME.fullmatch(name):
-            return name
-    try:
-        return TOKENIZERS[architecture_of(read_config(out)).kind][1]
+        config = read_config(out)
+        return tokenizer_repository(out, config, architecture_of(config).kind)
     except CheckpointError:
-        return None  # not a model of ours; what is said at the end says so
+        return None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ tokenizer) is read by itself first, by the same functions, so that all faults ar
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -41,12 +42,13 @@ from quantvla_ros.models.tokenizer import (
 
 DATA_UNIT = "the training data's own"  # no checkpoint records a unit
 
-# Names, hub repository of an architecture's tokenizer.
+# Files, hub repository and what to know of an architecture's tokenizer.
 TOKENIZERS = {
-    'pi05': (PALIGEMMA_FILES, PALIGEMMA),
-    'gr00t_n1_5': (QWEN_FILES, groot_processor.REPOSITORY),
-    'smolvla': (SMOLVLM_FILES, VLM),
+    'pi05': (PALIGEMMA_FILES, PALIGEMMA, 'accept its terms there first'),
+    'gr00t_n1_5': (QWEN_FILES, groot_processor.REPOSITORY, ''),
+    'smolvla': (SMOLVLM_FILES, VLM, ''),
 }
+_REPOSITORY = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*')
 # What a normaliser's two numbers are, by its mode: the offset, and the offset plus the span.
 _RANGES = {
     Mode.QUANTILES: ('q01', 'q99'),
@@ -206,12 +208,27 @@ Check = Callable[[], Any]
 Probe = Callable[[Path, Mapping[str, Any], DataConfig | None], Iterator[Check]]
 
 
+def tokenizer_repository(directory: Path, config: Mapping[str, Any], kind: str) -> str:
+    """Where a checkpoint's tokenizer is on the hub: as its files name it, or as all of its kind."""
+    named = [config.get('tokenizer_assets_repo')]  # lerobot's GR00T
+    try:
+        steps = json.loads((directory / PREPROCESSOR).read_text(encoding='utf-8'))['steps']
+        named += [step.get('config', {}).get('tokenizer_name') for step in steps]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        pass  # the steps' own reader says what is wrong with them
+    for name in named:
+        if isinstance(name, str) and _REPOSITORY.fullmatch(name):
+            return name
+    return TOKENIZERS[kind][1]
+
+
 def _tokenizer_probe(kind: str) -> Probe:
     def probe(
         directory: Path, config: Mapping[str, Any], data: DataConfig | None
     ) -> Iterator[Check]:
-        files, repository = TOKENIZERS[kind]
-        yield lambda: load_tokenizer(find_tokenizer(directory, data, files, repository))
+        files, _, hint = TOKENIZERS[kind]
+        repository = tokenizer_repository(directory, config, kind)
+        yield lambda: load_tokenizer(find_tokenizer(directory, data, files, repository, hint))
 
     return probe
 
