@@ -218,12 +218,17 @@ def test_an_artifact_says_what_made_it_and_how_near_it_comes(checkpoint, tmp_pat
     facts = missing(artifact)
     assert facts['kind'] == 'artifact' and facts['artifact']['recipe'] == 'w4a8'
     assert facts['artifact']['held_out_error'] == manifest.content['calibration']['error']
+    text = (artifact / 'config.json').read_text()
+    (artifact / 'config.json').write_text(text.replace('"empty_cameras": 0', '"empty_cameras": 1'))
+    (artifact / 'spiece.model').write_text('beside')
+    missing(artifact, 'config.json: expected the file that', 'spiece.model')
     (artifact / 'tokenizer.json').unlink()
     (artifact / 'policy_postprocessor.json').write_text('{}')
     facts = inspect_directory(artifact)
     found = ' '.join(one['what'] for one in facts['missing'])
     assert 'tokenizer.json' in found and 'policy_postprocessor.json' in found
     (artifact / 'manifest.json').write_text('{}')
+    (artifact / 'spiece.model').unlink()
     for path in checkpoint.iterdir():  # the rest whole again
         if path.name != WEIGHTS:
             (artifact / path.name).write_bytes(path.read_bytes())

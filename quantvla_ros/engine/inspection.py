@@ -29,11 +29,13 @@ from quantvla_ros.errors import CheckpointError, QuantVLAError
 from quantvla_ros.models.architecture import Architecture
 from quantvla_ros.models.architectures import architecture_of, empty_network
 from quantvla_ros.models.checkpoint import read_config
+from quantvla_ros.quantization.artifact import READABLE
 from quantvla_ros.quantization.formats import place_empty_layers
 from quantvla_ros.quantization.layout import LAYOUTS
 from quantvla_ros.quantization.manifest import MANIFEST, WEIGHTS, Manifest, read_manifest
 from quantvla_ros.quantization.memory import memory
 from quantvla_ros.quantization.recipe_file import load_recipe
+from quantvla_ros.quantization.stored import file_hash
 
 FLOATS = {'float32': 4, 'bfloat16': 2}  # bytes of a number
 RECIPES = ('w8a8', 'w4a8', 'paper-w4a8')
@@ -107,7 +109,7 @@ class _Inspection:
             return None
         manifest = self.attempt(lambda: read_manifest(self.directory))
         if manifest is not None:
-            self.missing += _absent_files(self.directory, manifest)
+            self.missing += _changed_files(self.directory, manifest)
             self.facts['artifact'] = artifact_facts(manifest)
         return manifest
 
@@ -299,16 +301,26 @@ def artifact_facts(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _absent_files(directory: Path, manifest: Manifest) -> list[Missing]:
-    """Files of the manifest that are not there, or of another size; hashes are for loading."""
+def _changed_files(directory: Path, manifest: Manifest) -> list[Missing]:
+    """Files that are not as the manifest says, or beside it; they are small, the weights apart."""
     found = []
     for name, entry in manifest.content['files'].items():
         path = directory / name
-        size = path.stat().st_size if path.is_file() else None
-        if size != entry['bytes']:
-            held = 'no such file' if size is None else f'{size} bytes'
+        if path.is_symlink() or not path.is_file():
+            held = 'a link' if path.is_symlink() else 'none'
+            found.append(Missing(f'{path}: expected a regular file, found {held}', 'copy it anew'))
+        elif file_hash(path) != entry['sha256']:
             found.append(
-                Missing(f'{path}: expected {entry["bytes"]} bytes, found {held}', 'copy it anew')
+                Missing(
+                    f'{path}: expected the file that the artifact was made with, found another',
+                    'copy or make the artifact anew',
+                )
+            )
+    listed = {*manifest.content['files'], WEIGHTS, MANIFEST}
+    for path in sorted(directory.iterdir()):
+        if path.suffix in READABLE and path.name not in listed:
+            found.append(
+                Missing(f'{path}: expected only the files of the manifest, found it', 'remove it')
             )
     return found
 

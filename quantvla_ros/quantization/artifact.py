@@ -30,6 +30,7 @@ from quantvla_ros.quantization.stored import DTYPES, count, file_hash, tensor_ha
 __all__ = ['MANIFEST', 'Manifest', 'load_artifact', 'write_artifact']
 
 LARGEST_SCALE = 1e30
+READABLE = ('.json', '.safetensors', '.yaml', '.model', '.txt')  # what a processor could read
 LARGEST_HEADER = 100 * 2**20  # bytes; the format's own bound
 
 
@@ -96,8 +97,7 @@ def _check_files(path: Path, manifest: Manifest) -> None:
             )
     listed = {*manifest.content['files'], WEIGHTS, MANIFEST}
     for file in sorted(path.iterdir()):
-        readable = file.suffix in ('.json', '.safetensors', '.yaml', '.model', '.txt')
-        if readable and file.name not in listed:
+        if file.suffix in READABLE and file.name not in listed:
             raise ArtifactError(
                 f'{file}: expected only the files of the manifest, found this one beside them; '
                 f'remove it'
