@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
+from groot_samples import write_nvidia
 from quantization_samples import write_checkpoint
 
 from quantvla_ros.cli.main import main
@@ -145,6 +146,25 @@ def test_the_tokenizer_is_that_which_the_checkpoint_names_else_that_of_its_kind(
     assert fetch(tmp_path / 'out') == 0
     place = named if named == 'somebody/tokenizer' else TOKENIZERS
     assert (place, 'tokenizer.json') in hub.downloads
+
+
+def test_gr00t_gets_vocabulary_merges_and_chat_template_of_their_repository(
+    hub, tmp_path, capsys
+):
+    checkpoint = hub.root / 'nvidia' / 'GR00T'
+    write_nvidia(checkpoint)
+    (checkpoint / 'tokenizer.json').unlink()
+    eagle = hub.root / 'lerobot' / 'eagle2hg-processor-groot-n1p5'
+    eagle.mkdir(parents=True)
+    names = {'vocab.json', 'merges.txt', 'tokenizer_config.json', 'added_tokens.json',
+             'chat_template.json'}
+    for name in (*names, 'config.json', 'processing_eagle.py', 'preprocessor_config.json'):
+        (eagle / name).write_text('{}')
+    main(['fetch', 'nvidia/GR00T', '--out', str(tmp_path / 'out')])
+    came = {name for repository, name in hub.downloads if repository.startswith('lerobot/')}
+    assert came == names
+    assert (tmp_path / 'out' / 'experiment_cfg' / 'metadata.json').is_file()
+    assert 'data_config.yaml' in capsys.readouterr().out  # no repository has one
 
 
 def test_an_interrupted_fetch_goes_on(hub, tmp_path, capsys):
