@@ -260,3 +260,13 @@ def test_gr00t_says_that_it_must_be_told_of_the_data(tmp_path):
     found = [one['what'] for one in inspect_directory(tmp_path)['missing']]
     assert any('data_config.yaml:3' in one for one in found)
     assert any('expected a tokenizer' in one for one in found)
+
+
+def test_an_architecture_without_entries_here_is_inspected_too(checkpoint, monkeypatch):
+    from quantvla_ros.engine import surroundings
+
+    monkeypatch.setattr(surroundings, 'TOKENIZERS', {})
+    monkeypatch.setattr(surroundings, '_PROBES', {})
+    missing(checkpoint)
+    (checkpoint / 'tokenizer.json').unlink()
+    missing(checkpoint, 'expected a tokenizer')

@@ -42,7 +42,8 @@ from quantvla_ros.models.tokenizer import (
 
 DATA_UNIT = "the training data's own"  # no checkpoint records a unit
 
-# Files, hub repository and what to know of an architecture's tokenizer.
+# Files, hub repository and what to know of an architecture's tokenizer. A new architecture without
+# an entry here or in _PROBES is inspected too, only that its faults come one by one.
 TOKENIZERS = {
     'pi05': (PALIGEMMA_FILES, PALIGEMMA, 'accept its terms there first'),
     'gr00t_n1_5': (QWEN_FILES, groot_processor.REPOSITORY, ''),
@@ -208,7 +209,7 @@ Check = Callable[[], Any]
 Probe = Callable[[Path, Mapping[str, Any], DataConfig | None], Iterator[Check]]
 
 
-def tokenizer_repository(directory: Path, config: Mapping[str, Any], kind: str) -> str:
+def tokenizer_repository(directory: Path, config: Mapping[str, Any], kind: str) -> str | None:
     """Where a checkpoint's tokenizer is on the hub: as its files name it, or as all of its kind."""
     named = [config.get('tokenizer_assets_repo')]  # lerobot's GR00T
     try:
@@ -219,15 +220,17 @@ def tokenizer_repository(directory: Path, config: Mapping[str, Any], kind: str) 
     for name in named:
         if isinstance(name, str) and _REPOSITORY.fullmatch(name):
             return name
-    return TOKENIZERS[kind][1]
+    return TOKENIZERS[kind][1] if kind in TOKENIZERS else None
 
 
 def _tokenizer_probe(kind: str) -> Probe:
     def probe(
         directory: Path, config: Mapping[str, Any], data: DataConfig | None
     ) -> Iterator[Check]:
-        files, _, hint = TOKENIZERS[kind]
-        repository = tokenizer_repository(directory, config, kind)
+        if kind not in TOKENIZERS:
+            return
+        files, usual, hint = TOKENIZERS[kind]
+        repository = tokenizer_repository(directory, config, kind) or usual
         yield lambda: load_tokenizer(find_tokenizer(directory, data, files, repository, hint))
 
     return probe
