@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from smolvla_samples import tiny_config, tiny_inputs, tiny_network, tiny_noise, write_checkpoint
+from smolvla_samples import (
+    SIZES,
+    tiny_config,
+    tiny_inputs,
+    tiny_network,
+    tiny_noise,
+    write_checkpoint,
+)
 
 from quantvla_ros.errors import CheckpointError
 from quantvla_ros.models import load_model
@@ -153,9 +160,16 @@ def test_prepared_instants_follow_the_weights():
         ({'num_expert_layers': 2}, 'num_expert_layers: expected'),
         ({'add_image_special_tokens': True}, 'add_image_special_tokens: expected'),
         ({'adapt_to_pi_aloha': True}, 'adapt_to_pi_aloha: expected'),
-        ({'resize_imgs_with_padding': [32, 48]}, 'resize_imgs_with_padding: expected'),
-        ({'self_attn_every_n_layers': 0}, 'self_every: expected'),
-        ({'num_steps': 'ten'}, 'steps: expected'),
+        ({'resize_imgs_with_padding': [32, 48]}, 'expected resize_imgs_with_padding of 32 x 32'),
+        ({'self_attn_every_n_layers': 0}, 'self_attn_every_n_layers: expected'),
+        ({'num_steps': 'ten'}, 'num_steps: expected'),
+        ({'num_vlm_layers': 'all'}, 'num_vlm_layers: expected'),
+        ({'expert_width_multiplier': '1'}, 'expert_width_multiplier: expected'),
+        ({'expert_width_multiplier': 0.1}, 'even width of the expert, found 3'),
+        ({'min_period': -1.0}, 'min_period: expected'),
+        ({'_sizes': {**SIZES, 'vis': [24, 2]}}, 'vis: expected a list of 5'),
+        ({'_sizes': {**SIZES, 'vis': [24, 2, 5, 40, 8]}}, 'its 5 heads share'),
+        ({'_sizes': {**SIZES, 'txt': [32, 6, 4, 3, 16, 48]}}, 'heads of even size'),
         ({'_sizes': [1]}, '_sizes: expected an object'),
         ({'_sizes': None, 'vlm_model_name': 'HuggingFaceTB/SmolVLM2-2.2B'}, 'vlm_model_name'),
     ],

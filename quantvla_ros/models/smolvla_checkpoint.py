@@ -15,7 +15,7 @@ from quantvla_ros.errors import CheckpointError
 from quantvla_ros.models.architecture import Architecture
 from quantvla_ros.models.prefix import StackConfig
 from quantvla_ros.models.siglip import VisionConfig
-from quantvla_ros.models.sizes import plausible, section
+from quantvla_ros.models.sizes import numbers, plausible, section, whole_number
 from quantvla_ros.models.smolvla import TEXT, VISION, SmolVLA, SmolVLAConfig
 from quantvla_ros.models.smolvla_processor import VLM, SmolVLAProcessor
 
@@ -29,7 +29,8 @@ def smolvla_config(config: Mapping[str, Any]) -> SmolVLAConfig:
     Raises:
         CheckpointError: a feature we do not support, or sizes that do not fit together.
     """
-    sizes, layers = section(config, '_sizes'), config.get('num_vlm_layers', TEXT.depth)
+    sizes = {} if config.get('_sizes') is None else section(config, '_sizes')
+    layers = _number(config, 'num_vlm_layers', TEXT.depth, low=-1)
     for key, supported in (
         ('vlm_model_name', (config.get('vlm_model_name'),) if sizes else (VLM,)),
         ('attention_mode', ('cross_attn',)),
@@ -45,36 +46,69 @@ def smolvla_config(config: Mapping[str, Any]) -> SmolVLAConfig:
             )
     vision, text = VISION, replace(TEXT, depth=TEXT_LAYERS)
     if sizes:
-        width, depth, heads, mlp, patch = sizes['vis']
-        vision = VisionConfig(width, depth, heads, mlp, patch, sizes['img'])
-        width, depth, heads, kv_heads, head_dim, mlp = sizes['txt']
+        width, depth, heads, mlp, patch = numbers(sizes, 'vis', 5)
+        image = _number(sizes, 'img', VISION.image)
+        vision = VisionConfig(width, depth, heads, mlp, patch, image)
+        width, depth, heads, kv_heads, head_dim, mlp = numbers(sizes, 'txt', 6)
         text = StackConfig(width, depth, mlp, heads, kv_heads, head_dim)
-    height, columns = config.get('resize_imgs_with_padding') or (vision.image, vision.image)
-    shuffle = sizes.get('scale', SmolVLAConfig.shuffle)
-    if (height, columns) != (vision.image, vision.image) or height % (vision.patch * shuffle):
+    share = config.get('expert_width_multiplier', 0.75)
+    if type(share) not in (int, float) or not 0 < share <= 16:
         raise CheckpointError(
-            f'config.json: resize_imgs_with_padding: expected the {vision.image}x{vision.image} '
-            f'of the vision tower, divisible by {vision.patch * shuffle}, found '
-            f'{height}x{columns}, which is not supported; use such a checkpoint'
+            f'config.json: expert_width_multiplier: expected a number above 0, found {share!r}; '
+            f'fetch it again'
         )
     text = replace(text, depth=layers if layers > 0 else text.depth)
-    width = int(text.width * config.get('expert_width_multiplier', 0.75))
-    return plausible(
+    width = int(text.width * share)
+    found = plausible(
         SmolVLAConfig(
             vision=vision,
-            shuffle=shuffle,
+            shuffle=_number(sizes, 'scale', SmolVLAConfig.shuffle),
             text=text,
             expert=replace(text, width=width, mlp=expert_mlp(width)),
-            self_every=config.get('self_attn_every_n_layers', SmolVLAConfig.self_every),
-            vocabulary=sizes.get('vocab', SmolVLAConfig.vocabulary),
-            state_dim=config.get('max_state_dim', SmolVLAConfig.state_dim),
-            action_dim=config.get('max_action_dim', SmolVLAConfig.action_dim),
-            chunk=config.get('chunk_size', SmolVLAConfig.chunk),
-            steps=config.get('num_steps', SmolVLAConfig.steps),
+            self_every=_number(config, 'self_attn_every_n_layers', SmolVLAConfig.self_every),
+            vocabulary=_number(sizes, 'vocab', SmolVLAConfig.vocabulary),
+            state_dim=_number(config, 'max_state_dim', SmolVLAConfig.state_dim),
+            action_dim=_number(config, 'max_action_dim', SmolVLAConfig.action_dim),
+            chunk=_number(config, 'chunk_size', SmolVLAConfig.chunk),
+            steps=_number(config, 'num_steps', SmolVLAConfig.steps),
             min_period=config.get('min_period', SmolVLAConfig.min_period),
             max_period=config.get('max_period', SmolVLAConfig.max_period),
         )
     )
+    _fit(config, found)
+    return found
+
+
+def _number(config: Mapping[str, Any], key: str, default: int, *, low: int = 1) -> int:
+    return whole_number(config, key, default, low, 2**24)
+
+
+def _fit(config: Mapping[str, Any], sizes: SmolVLAConfig) -> None:
+    """Refuse sizes that do not fit together."""
+    vision, text, square = sizes.vision, sizes.text, sizes.vision.patch * sizes.shuffle
+    resized = config.get('resize_imgs_with_padding') or [vision.image] * 2
+    for what, fits in (
+        (
+            f'resize_imgs_with_padding of {vision.image} x {vision.image}, a multiple of {square}, '
+            f'as the vision tower takes, found {resized}',
+            resized in ([vision.image] * 2, (vision.image,) * 2) and vision.image % square == 0,
+        ),
+        (
+            f'a width of the vision tower that its {vision.heads} heads share, found '
+            f'{vision.width}',
+            vision.width % vision.heads == 0,
+        ),
+        (
+            f'heads of even size whose number is a multiple of that of keys and values, found '
+            f'{text.heads} of {text.head_dim} and {text.kv_heads}',
+            text.heads % text.kv_heads == 0 and text.head_dim % 2 == 0,
+        ),
+        (f'an even width of the expert, found {sizes.expert.width}', sizes.expert.width % 2 == 0),
+    ):
+        if not fits:
+            raise CheckpointError(
+                f'config.json: expected {what}, which is not supported; use another checkpoint'
+            )
 
 
 def expert_mlp(width: int) -> int:
