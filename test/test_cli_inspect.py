@@ -6,9 +6,10 @@ import os
 import struct
 
 import artifact_samples
+import pi05_directories
 import pytest
 import torch
-from groot_samples import tiny_config
+from groot_samples import tiny_config, write_lerobot
 from quantization_samples import ROOT, write_checkpoint
 from safetensors.torch import load_file, save_file
 
@@ -270,3 +271,25 @@ def test_an_architecture_without_entries_here_is_inspected_too(checkpoint, monke
     missing(checkpoint)
     (checkpoint / 'tokenizer.json').unlink()
     missing(checkpoint, 'expected a tokenizer')
+
+
+def test_openpis_directories_are_told_by_what_is_in_them(tmp_path):
+    directory = pi05_directories.openpi(tmp_path / 'openpi', prompt_state='raw')
+    facts = missing(directory)
+    assert facts['weights']['prefixes'].keys() == {''} and facts['weights']['unused'] == 1
+    assert facts['state']['parts'][0]['normalization'] == 'quantiles'
+    (directory / 'data_config.yaml').unlink()
+    missing(directory, 'prompt_state')
+    (directory / 'tokenizer.json').unlink()
+    next(directory.rglob('norm_stats.json')).unlink()
+    missing(directory, 'norm_stats.json', 'expected a tokenizer', 'prompt_state')
+
+
+def test_gr00t_of_lerobot_needs_no_data_config(tmp_path):
+    directory = write_lerobot(tmp_path / 'lerobot')
+    facts = missing(directory)
+    assert list(facts['weights']['prefixes']) == ['_groot_model.']
+    assert facts['data_config'] is None and facts['cameras']['slots']
+    (directory / 'tokenizer.json').unlink()
+    (directory / 'policy_postprocessor.json').unlink()
+    missing(directory, 'policy_postprocessor.json', 'expected a tokenizer')

@@ -242,6 +242,7 @@ def _lerobot_probe(
     """The two processor files and their statistics, or openpi's, or those that the user names."""
     if is_openpi(config):
         yield lambda: read_openpi_files(directory, config, data)
+        yield lambda: _check_openpi_switch(directory, data)
         return
     given = None if data is None or data.statistics is None else data.find(data.statistics)
     if given is not None:
@@ -249,6 +250,14 @@ def _lerobot_probe(
     names = (PREPROCESSOR, POSTPROCESSOR)
     for name, step, feature in zip(names, (NORMALIZE, RESTORE), (STATE, ACTION), strict=True):
         yield partial(_check_steps, directory / name, step, feature, given)
+
+
+def _check_openpi_switch(directory: Path, data: DataConfig | None) -> None:
+    if data is None or data.prompt_state is None:
+        raise CheckpointError(
+            f'{directory}: expected {FILE} with prompt_state, found none; say whether the state '
+            f'stands in the prompt (docs/checkpoints.md), config/data holds some to copy'
+        )
 
 
 def _check_steps(path: Path, step: str, feature: str, given: Path | None) -> None:
