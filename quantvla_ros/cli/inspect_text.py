@@ -53,8 +53,10 @@ def _artifact(artifact: Mapping[str, Any]) -> str:
     lines = [
         f'artifact {artifact["id"]}: {artifact["precision"]} by recipe {artifact["recipe"]}, for '
         f'{artifact["robot"]}, made {artifact["created"]}',
-        f'  calibrated on {calibration["samples"]} samples of {calibration["episodes"]} episodes '
-        f'({frames["found"]} frames found, {frames["constant"]} without motion), seed '
+        f'  weights of {_bytes(artifact["bytes"]["quantized"])}, in float '
+        f'{_bytes(artifact["bytes"]["float"])}',
+        f'  calibrated on {calibration["samples"]} samples of {calibration["episodes"]} '
+        f'episode{"s" if calibration["episodes"] != 1 else ""} ({frames["found"]} frames found, {frames["constant"]} without motion), seed '
         f'{calibration["seed"]}; {calibration["held_out"]} held out',
         f'  bags: {", ".join(calibration["bags"]) or "none"}',
         f'  commands: {_some(calibration["instructions"])}',
