@@ -56,8 +56,9 @@ def _artifact(artifact: Mapping[str, Any]) -> str:
         f'  weights of {_bytes(artifact["bytes"]["quantized"])}, in float '
         f'{_bytes(artifact["bytes"]["float"])}',
         f'  calibrated on {calibration["samples"]} samples of {calibration["episodes"]} '
-        f'episode{"s" if calibration["episodes"] != 1 else ""} ({frames["found"]} frames found, {frames["constant"]} without motion), seed '
-        f'{calibration["seed"]}; {calibration["held_out"]} held out',
+        f'episode{"s" if calibration["episodes"] != 1 else ""} ({frames["found"]} frames found, '
+        f'{frames["constant"]} without motion), seed {calibration["seed"]}; '
+        f'{calibration["held_out"]} held out',
         f'  bags: {", ".join(calibration["bags"]) or "none"}',
         f'  commands: {_some(calibration["instructions"])}',
     ]
