@@ -54,7 +54,7 @@ def test_actions_and_velocities_are_the_references(reference):
     for index, (step, x, velocity) in enumerate(seen):
         assert step == index
         torch.testing.assert_close(x, reference['out.x_t'][index], rtol=0, atol=2e-5)
-        torch.testing.assert_close(velocity, reference['out.v_t'][index], rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(velocity, reference['out.v_t'][index], rtol=0, atol=2e-5)
 
 
 @needs_fixture

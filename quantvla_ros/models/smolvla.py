@@ -357,12 +357,16 @@ class SmolVLA(FlowPolicy):
         config, first = self.config, self.action_time_mlp_in
 
         def make() -> Tensor:
-            steps = torch.arange(config.steps, device=first.weight.device)
             width = config.expert.width
-            times = time_embedding(
-                1.0 - steps / config.steps, width, config.min_period, config.max_period
+            # in Python's numbers: the shortest period turns a rounded time into 1e-4 rad
+            times = [1.0 - step / config.steps for step in range(config.steps)]
+            embedded = time_embedding(
+                torch.tensor(times, device=first.weight.device),
+                width,
+                config.min_period,
+                config.max_period,
             )
-            return F.linear(times.to(first.weight.dtype), first.weight[:, width:], first.bias)
+            return F.linear(embedded.to(first.weight.dtype), first.weight[:, width:], first.bias)
 
         return self.prepared(config.steps, make)
 
