@@ -7,8 +7,8 @@ import pytest
 from quantization_samples import ROOT, write_checkpoint
 
 from quantvla_ros.cli.main import COMMANDS
-from quantvla_ros.engine.inspection import inspect_directory
-from quantvla_ros.engine.surroundings import TOKENIZERS
+from quantvla_ros.inspection.directory import inspect_directory
+from quantvla_ros.inspection.surroundings import TOKENIZERS
 from quantvla_ros.models.architectures import ARCHITECTURES
 from quantvla_ros.models.data_config import KEYS, MODES, RESIZES, load_data_config
 

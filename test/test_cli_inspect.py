@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from quantvla_ros.cli.inspect import LAYOUTS as CHOICES
 from quantvla_ros.cli.main import main
-from quantvla_ros.engine.inspection import inspect_directory
+from quantvla_ros.inspection.directory import inspect_directory
 from quantvla_ros.models.architectures import architecture_of, build_network
 from quantvla_ros.quantization.layout import LAYOUTS
 
@@ -264,7 +264,7 @@ def test_gr00t_says_that_it_must_be_told_of_the_data(tmp_path):
 
 
 def test_an_architecture_without_entries_here_is_inspected_too(checkpoint, monkeypatch):
-    from quantvla_ros.engine import surroundings
+    from quantvla_ros.inspection import surroundings
 
     monkeypatch.setattr(surroundings, 'TOKENIZERS', {})
     monkeypatch.setattr(surroundings, '_PROBES', {})

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from quantvla_ros.cli.main import main
 from quantvla_ros.cli.random_checkpoint import TINY
 from quantvla_ros.contract.load import load_contract
-from quantvla_ros.engine.inspection import inspect_directory
 from quantvla_ros.engine.policy import load_policy
 from quantvla_ros.errors import CheckpointError, ObservationError
+from quantvla_ros.inspection.directory import inspect_directory
 from quantvla_ros.models import export, groot_export, load_model, pi05_export, smolvla_export
 from quantvla_ros.models.architectures import architecture_of, empty_network, load_processor
 from quantvla_ros.models.checkpoint import read_config

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fetch, then say what is still missing."""
     from quantvla_ros.cli.inspect_text import missing_text
-    from quantvla_ros.engine.inspection import inspect_directory
+    from quantvla_ros.inspection.directory import inspect_directory
 
     hub, repository, out = _hub(), args.repository, args.out
     if not _NAME.fullmatch(repository):
@@ -209,7 +209,7 @@ def _fetch_tokenizer(hub: ModuleType, out: Path) -> list[str]:
 
 def _tokenizer_repository(out: Path) -> str | None:
     """None: not a model of ours; what is said at the end says so."""
-    from quantvla_ros.engine.surroundings import tokenizer_repository
+    from quantvla_ros.inspection.surroundings import tokenizer_repository
     from quantvla_ros.models.architectures import architecture_of
     from quantvla_ros.models.checkpoint import read_config
 

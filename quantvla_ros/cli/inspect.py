@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Show the facts."""
     from quantvla_ros.cli.inspect_text import inspection_text
     from quantvla_ros.contract.load import load_contract
-    from quantvla_ros.engine.inspection import as_json, inspect_directory
+    from quantvla_ros.inspection.directory import as_json, inspect_directory
 
     contract = None if args.contract is None else load_contract(args.contract)
     facts = inspect_directory(args.directory, layout=args.layout, contract=contract)

@@ -18,14 +18,19 @@ from torch import nn
 
 from quantvla_ros.contract.match import differences
 from quantvla_ros.contract.types import Contract
-from quantvla_ros.engine.stored_weights import Missing, StoredWeights, compare_keys, read_weights
-from quantvla_ros.engine.surroundings import (
+from quantvla_ros.errors import CheckpointError, QuantVLAError
+from quantvla_ros.inspection.stored_weights import (
+    Missing,
+    StoredWeights,
+    compare_keys,
+    read_weights,
+)
+from quantvla_ros.inspection.surroundings import (
     data_facts,
     open_processor,
     probe_faults,
     processor_facts,
 )
-from quantvla_ros.errors import CheckpointError, QuantVLAError
 from quantvla_ros.models.architecture import Architecture
 from quantvla_ros.models.architectures import architecture_of, empty_network
 from quantvla_ros.models.checkpoint import read_config

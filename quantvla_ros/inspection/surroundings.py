@@ -18,8 +18,8 @@ import numpy as np
 import yaml
 
 from quantvla_ros.contract.types import Contract
-from quantvla_ros.engine.stored_weights import Missing
 from quantvla_ros.errors import CheckpointError
+from quantvla_ros.inspection.stored_weights import Missing
 from quantvla_ros.models import groot_processor, groot_statistics
 from quantvla_ros.models.architecture import Architecture, Processor
 from quantvla_ros.models.architectures import load_processor
