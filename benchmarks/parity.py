@@ -88,7 +88,7 @@ def _tied(kind: str, *, head: bool, words: bool) -> Callable[[Tensors], Tensors]
         if words:
             rest[architecture.hub_key(embedding).replace(lm_head, embedding)] = table
         if head:
-            prefix = 'model.' if kind == 'pi05' else ''
+            prefix = '' if kind == 'gr00t_n1_5' else 'model.'
             # Beside the embedding, the output layer is another matrix in re-saved files.
             rest[prefix + lm_head] = table * 0 if words else table.clone()
         return rest
@@ -118,6 +118,10 @@ SPELLINGS: dict[str, dict[str, Callable[[Tensors], Tensors]]] = {
     },
     'smolvla': {
         'without the leading model.': _renamed(lambda name: name.removeprefix('model.')),
+        "a compiled model's _orig_mod.": _renamed(
+            lambda name: name.replace('model.', 'model._orig_mod.', 1)
+        ),
+        'lm_head and embed_tokens': _tied('smolvla', head=True, words=True),
     },
 }
 
