@@ -99,6 +99,7 @@ def measure(args: argparse.Namespace, dtype: str) -> dict[str, Any]:
     """Some rounds of: the disk cold, the load cold, the disk warm, the load warm."""
     files = checkpoint_files(args.checkpoint)
     size = sum(file.stat().st_size for file in files)
+    busy = os.getloadavg()
     times: dict[str, list[float]] = {}
     loads = []
     for number in range(args.rounds):
@@ -117,6 +118,7 @@ def measure(args: argparse.Namespace, dtype: str) -> dict[str, Any]:
     middle = {name: statistics.median(values) for name, values in times.items()}
     return {
         'dtype': dtype,
+        'load_average_before': busy,
         'checkpoint_bytes': size,
         'weights_bytes': worst['weights'],
         'peak_host_bytes': peak,
@@ -166,7 +168,6 @@ def main() -> int:
         'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else processor(),
         'cpus': os.cpu_count(),
         'threads': torch.get_num_threads(),
-        'load_average': os.getloadavg(),
         'host_memory_gib': os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB,
         'model': architecture.kind,
         'stored_types': sorted({one.type for one in stored}),
