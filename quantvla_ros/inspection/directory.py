@@ -162,6 +162,11 @@ class _Inspection:
         if processor is None:
             return
         self.facts |= processor_facts(processor, self.contract)
+        if manifest is not None:  # it records what the checkpoint's own files may not say
+            self.facts['state']['names'] = list(manifest.state_names)
+            self.facts['action']['names'] = list(manifest.action_names)
+            self.facts['control_period'] = manifest.control_period
+            self.facts['execute_steps'] = manifest.execute_steps
         if self.contract is not None:
             self.missing += _misfits(processor, self.contract, manifest)
 
