@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from quantvla_ros.cli.evaluation import percent
-from quantvla_ros.report.table import table
+from quantvla_ros.report.table import fitting_table, table
 
 
 def open_loop_text(found: Mapping[str, Any]) -> str:
@@ -47,7 +47,7 @@ def _recorded(found: Mapping[str, Any]) -> str:
         + ([f'{np.sqrt(np.square(column).mean()):.4g}'] if whole else [])
         for label, column in columns.items()
     ]
-    return table([*header, f'all ({units[0]})'] if whole else header, rows)
+    return fitting_table([*header, f'all ({units[0]})'] if whole else header, rows)
 
 
 def _overview(comparisons: list[dict[str, Any]]) -> str:
@@ -71,7 +71,7 @@ def _overview(comparisons: list[dict[str, Any]]) -> str:
 
 def _by(comparisons: list[dict[str, Any]], key: str, name: str) -> str:
     header = ['', *(str(entry[name]) for entry in comparisons[0][key])]
-    return table(
+    return fitting_table(
         header,
         [[c['policy'], *(percent(entry['relative']) for entry in c[key])] for c in comparisons],
     )

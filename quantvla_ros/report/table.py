@@ -17,3 +17,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return '  '.join([first, *rest]).rstrip()
 
     return '\n'.join([row(header), '  '.join('-' * width for width in widths), *map(row, rows)])
+
+
+def fitting_table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int = 100) -> str:
+    """A table; turned on its side where it would be wider than `width` and less so on its side."""
+    upright = table(header, rows)
+    if _width(upright) <= width:
+        return upright
+    turned, *lines = zip(header, *rows, strict=True)
+    aside = table(turned, lines)
+    return min(upright, aside, key=_width)
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()))
