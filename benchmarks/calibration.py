@@ -114,7 +114,7 @@ def measure(kind: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, An
         processor,
         recipe,
         range(args.samples),  # type: ignore[arg-type]
-        range(10**6, 10**6 + 4),  # type: ignore[arg-type]
+        range(10**6, 10**6 + min(args.samples, 4)),  # type: ignore[arg-type]
         action_size=model.noise_shape[1],
         device=device,
         dtypes=dtypes,
