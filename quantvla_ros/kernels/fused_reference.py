@@ -109,14 +109,7 @@ def linear(
     Returns:
         [M, N].
     """
-    y = _product(x, weight)
-    if activation is not None:
-        y = ACTIVATIONS[activation](y)
-    if residual is not None:
-        y = residual.double() + (y if gate is None else gate.double() * y)
-    elif gate is not None:
-        raise BackendError('linear: expected a residual with the gate, found none')
-    return _result(y, residual.dtype if residual is not None else x.dtype, out)
+    return finish_linear(_product(x, weight), x.dtype, activation, residual, gate, out)
 
 
 def gated_linear(
@@ -128,12 +121,8 @@ def gated_linear(
         weight: rows interleaved gate, up, gate, up, ...; `Stacked`: (gate, up), not interleaved.
         activation: a name of `ACTIVATIONS`.
     """
-    y = _product(x, weight)
-    if isinstance(weight, Stacked):
-        gate, up = y.chunk(2, dim=-1)
-    else:
-        gate, up = y[:, 0::2], y[:, 1::2]
-    return _result(ACTIVATIONS[activation](gate) * up, x.dtype, out)
+    interleaved = not isinstance(weight, Stacked)
+    return finish_gated(_product(x, weight), x.dtype, activation, out, interleaved)
 
 
 def attention_inputs(
@@ -163,17 +152,9 @@ def attention_inputs(
         [M, heads, head_dim] queries of x's dtype.
     """
     y = _product(x, weight).unflatten(-1, (heads + 2 * kv_heads, head_dim))
-    query, key, value = y.split((heads, kv_heads, kv_heads), dim=1)
-    if q_norm is not None:
-        query = _head_norm(query, q_norm, eps)
-    if k_norm is not None:
-        key = _head_norm(key, k_norm, eps)
-    if rotary is not None:
-        query, key = _rotated(query, rotary), _rotated(key, rotary)
-    count = y.shape[0]
-    keys[first : first + count] = key.to(keys.dtype)
-    values[first : first + count] = value.to(values.dtype)
-    return query.to(x.dtype)
+    return finish_attention_inputs(
+        y, x.dtype, rotary, heads, keys, values, first, q_norm=q_norm, k_norm=k_norm, eps=eps
+    )
 
 
 def attention(
@@ -227,6 +208,59 @@ def attention(
     return _result(y, queries.dtype, out)
 
 
+def finish_linear(
+    y: Tensor,
+    dtype: torch.dtype,
+    activation: str | None,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    out: Tensor | None,
+) -> Tensor:
+    """What `linear` does after the product y [M, N], in y's arithmetic; dtype: of x."""
+    if activation is not None:
+        y = ACTIVATIONS[activation](y)
+    if residual is not None:
+        y = residual.to(y.dtype) + (y if gate is None else gate.to(y.dtype) * y)
+    elif gate is not None:
+        raise BackendError('linear: expected a residual with the gate, found none')
+    return _result(y, residual.dtype if residual is not None else dtype, out)
+
+
+def finish_gated(
+    y: Tensor, dtype: torch.dtype, activation: str, out: Tensor | None, interleaved: bool
+) -> Tensor:
+    """What `gated_linear` does after the product y [M, N], in y's arithmetic; dtype: of x."""
+    gate, up = (y[:, 0::2], y[:, 1::2]) if interleaved else y.chunk(2, dim=-1)
+    return _result(ACTIVATIONS[activation](gate) * up, dtype, out)
+
+
+def finish_attention_inputs(
+    y: Tensor,
+    dtype: torch.dtype,
+    rotary: tuple[Tensor, Tensor] | None,
+    heads: int,
+    keys: Tensor,
+    values: Tensor,
+    first: int,
+    *,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """What `attention_inputs` does after the product y [M, heads + 2 kv_heads, head_dim]."""
+    rows, kv_heads = y.shape[0], keys.shape[1]
+    query, key, value = y.split((heads, kv_heads, kv_heads), dim=1)
+    if q_norm is not None:
+        query = _head_norm(query, q_norm, eps)
+    if k_norm is not None:
+        key = _head_norm(key, k_norm, eps)
+    if rotary is not None:
+        query, key = _rotated(query, rotary), _rotated(key, rotary)
+    keys[first : first + rows] = key.to(keys.dtype)
+    values[first : first + rows] = value.to(values.dtype)
+    return query.to(dtype)
+
+
 def _product(x: Tensor | Quantized, weight: Weight) -> Tensor:
     """[M, N] float64: x W^T with turn and bias."""
     if isinstance(weight, Stacked):
@@ -240,9 +274,14 @@ def _product(x: Tensor | Quantized, weight: Weight) -> Tensor:
         y = q.values.double() @ _integers(weight).double().t()
         y = y * q.scale.double()[:, None] * weight.scale.double()
         if weight.turn is not None:
-            blocks = y.unflatten(-1, (-1, weight.turn.shape[-1]))
-            y = torch.einsum('mni,noi->mno', blocks, weight.turn.double()).flatten(-2)
+            y = turned(y, weight.turn)
     return y if weight.bias is None else y + weight.bias.double()
+
+
+def turned(y: Tensor, turn: Tensor) -> Tensor:
+    """Products [M, N] by a weight's `turn`, in y's arithmetic."""
+    blocks = y.unflatten(-1, (-1, turn.shape[-1]))
+    return torch.einsum('mni,noi->mno', blocks, turn.to(y.dtype)).flatten(-2)
 
 
 def _integers(weight: Int8Weight | Int4Weight) -> Tensor:
@@ -262,11 +301,11 @@ def _normed(
 
 
 def _head_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.double()
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.to(x.dtype)
 
 
 def _rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = (table.double()[:, None] for table in rotary)
+    cos, sin = (table.to(x.dtype)[:, None] for table in rotary)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
