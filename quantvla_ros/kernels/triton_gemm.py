@@ -1,0 +1,617 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The GPU kernels of the fused products, in Triton: one product with what follows it.
+
+Knows pointers and sizes; knows nothing of tensors, devices or tile choice (see
+`triton_gemm_launch`, the only importer: this module needs triton). `fused_reference` defines what
+they compute.
+
+A program makes a tile of rows x outputs. Where two rows of the weight make one output (gate and up,
+or the two halves of a head that rotary embedding mixes), it keeps two sums of equal layout, so that
+what combines them stays inside a thread whatever the distance of the two rows. With few rows or
+packed weights the weights are the left operand (LEFT): the matrix instruction's long side then goes
+along the outputs, and packed weights go from registers into it.
+
+With SPLIT > 1 several programs share the columns of a tile; each leaves its sums in a workspace and
+`reduce_kernel` adds them in a fixed order, so the result does not depend on who came first.
+"""
+import triton
+import triton.language as tl
+
+from quantvla_ros.kernels.triton_kernels import _halves, _scaled_halves
+
+
+@triton.jit
+def _weight_rows(outputs, PAIR: tl.constexpr):
+    """The one or two rows of the weight that make an output; PAIR is their distance, 0: one."""
+    if PAIR == 0:
+        return outputs, outputs
+    first = (outputs // PAIR) * (2 * PAIR) + outputs % PAIR
+    return first, first + PAIR
+
+
+@triton.jit
+def _along_rows(x, LEFT: tl.constexpr):
+    """A vector over the rows of a tile, to be spread over its outputs."""
+    if LEFT:
+        return x[None, :]
+    return x[:, None]
+
+
+@triton.jit
+def _along_outputs(x, LEFT: tl.constexpr):
+    """A vector over the outputs of a tile, to be spread over its rows."""
+    if LEFT:
+        return x[:, None]
+    return x[None, :]
+
+
+@triton.jit
+def _products(
+    x_ptr,
+    weight_ptr,
+    x_rows,
+    first_rows,
+    second_rows,
+    start,
+    stop,
+    K,
+    PAIR: tl.constexpr,
+    INTEGER: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    LEFT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Sums over columns start to stop of x [M, K] by the first and the second rows of weight."""
+    SUM: tl.constexpr = tl.int32 if INTEGER else tl.float32
+    columns = tl.arange(0, BLOCK_K)
+    # The columns lie across a left operand and down a right one.
+    x_at = x_ptr + _along_rows(x_rows * K, LEFT) + _along_outputs(columns + start, LEFT)
+    w_columns = _along_rows(columns + start, LEFT)
+    first_at = weight_ptr + _along_outputs(first_rows * K, LEFT) + w_columns
+    second_at = weight_ptr + _along_outputs(second_rows * K, LEFT) + w_columns
+    if LEFT:
+        first = tl.zeros((BLOCK_N, BLOCK_M), dtype=SUM)
+    else:
+        first = tl.zeros((BLOCK_M, BLOCK_N), dtype=SUM)
+    second = first
+    for at in range(start, stop, BLOCK_K):
+        if EVEN_K:
+            x = tl.load(x_at)
+            w = tl.load(first_at)
+        else:
+            x = tl.load(x_at, mask=_along_outputs(columns, LEFT) < K - at, other=0)
+            w = tl.load(first_at, mask=_along_rows(columns, LEFT) < K - at, other=0)
+        first = _dot(x, w, first, LEFT, SUM, PRECISION)
+        if PAIR > 0:
+            if EVEN_K:
+                w = tl.load(second_at)
+            else:
+                w = tl.load(second_at, mask=_along_rows(columns, LEFT) < K - at, other=0)
+            second = _dot(x, w, second, LEFT, SUM, PRECISION)
+        x_at += BLOCK_K
+        first_at += BLOCK_K
+        second_at += BLOCK_K
+    return first, second
+
+
+@triton.jit
+def _dot(x, w, sums, LEFT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr):
+    if LEFT:
+        return tl.dot(w, x, sums, out_dtype=SUM, input_precision=PRECISION)
+    return tl.dot(x, w, sums, out_dtype=SUM, input_precision=PRECISION)
+
+
+@triton.jit
+def _packed_products(
+    x_ptr,
+    weight_ptr,
+    group_scale_ptr,
+    x_rows,
+    first_rows,
+    second_rows,
+    start,
+    stop,
+    K,
+    PAIR: tl.constexpr,
+    GROUP: tl.constexpr,
+    SCALE_SUMS: tl.constexpr,
+    PTX: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """The same with packed weights as `halves` orders them, the weights being the left operand.
+
+    Without groups the sums are 16 times what they should be.
+    """
+    width = tl.cdiv(K, 64) * 32
+    groups = 0
+    if GROUP > 0:
+        groups = tl.cdiv(K, GROUP)
+    bytes_ = tl.arange(0, BLOCK_K // 2)
+    low_columns = (bytes_ // 32) * 64 + bytes_ % 32
+    low_at = x_ptr + x_rows[None, :] * K + (low_columns + start)[:, None]
+    first_at = weight_ptr + first_rows[:, None] * width + (bytes_ + start // 2)[None, :]
+    second_at = weight_ptr + second_rows[:, None] * width + (bytes_ + start // 2)[None, :]
+    first = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.int32)
+    second = first
+    for at in range(start, stop, BLOCK_K):
+        if EVEN_K:
+            low_x = tl.load(low_at)
+            high_x = tl.load(low_at + 32)
+            w = tl.load(first_at)
+        else:
+            # Weights beyond the edge are whatever they are: they meet zeros.
+            low_x = tl.load(low_at, mask=low_columns[:, None] < K - at, other=0)
+            high_x = tl.load(low_at + 32, mask=low_columns[:, None] + 32 < K - at, other=0)
+            w = tl.load(first_at, mask=bytes_[None, :] < width - at // 2, other=0)
+        first = _packed_dot(
+            first, w, low_x, high_x, group_scale_ptr, first_rows, groups, at, GROUP, SCALE_SUMS, PTX
+        )
+        if PAIR > 0:
+            if EVEN_K:
+                w = tl.load(second_at)
+            else:
+                w = tl.load(second_at, mask=bytes_[None, :] < width - at // 2, other=0)
+            second = _packed_dot(
+                second,
+                w,
+                low_x,
+                high_x,
+                group_scale_ptr,
+                second_rows,
+                groups,
+                at,
+                GROUP,
+                SCALE_SUMS,
+                PTX,
+            )
+        low_at += BLOCK_K
+        first_at += BLOCK_K // 2
+        second_at += BLOCK_K // 2
+    return first, second
+
+
+@triton.jit
+def _packed_dot(
+    sums,
+    w,
+    low_x,
+    high_x,
+    group_scale_ptr,
+    w_rows,
+    groups,
+    at,
+    GROUP: tl.constexpr,
+    SCALE_SUMS: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """One step, all of one group: its scale multiplies the step's sums or the weights."""
+    if GROUP == 0:
+        low, high = _halves(w, PTX)
+        sums = tl.dot(low, low_x, sums, out_dtype=tl.int32)
+        return tl.dot(high, high_x, sums, out_dtype=tl.int32)
+    scale = tl.load(group_scale_ptr + w_rows * groups + at // GROUP)
+    if SCALE_SUMS:
+        low, high = _halves(w, PTX)
+        part = tl.dot(low, low_x, out_dtype=tl.int32)
+        part = tl.dot(high, high_x, part, out_dtype=tl.int32)
+        return sums + (part >> 4) * scale.to(tl.int32)[:, None]
+    low, high = _scaled_halves(w, tl.broadcast_to(scale[:, None], w.shape), PTX)
+    sums = tl.dot(low, low_x, sums, out_dtype=tl.int32)
+    return tl.dot(high, high_x, sums, out_dtype=tl.int32)
+
+
+@triton.jit
+def _scaled(
+    sums,
+    rows,
+    w_rows,
+    row_scale_ptr,
+    scale_ptr,
+    bias_ptr,
+    M,
+    N,
+    KIND: tl.constexpr,
+    GROUP: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    LEFT: tl.constexpr,
+):
+    """Sums to float32 products: times the scales of row and output, plus the bias."""
+    y = sums.to(tl.float32)
+    if KIND != 'float':
+        if KIND == 'int4' and GROUP == 0:
+            y *= 0.0625  # the 16 of `_halves`; exact
+        row_scale = tl.load(row_scale_ptr + rows, mask=rows < M, other=0.0)
+        scale = tl.load(scale_ptr + w_rows, mask=w_rows < N, other=0.0)
+        y = y * _along_rows(row_scale, LEFT) * _along_outputs(scale, LEFT)
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + w_rows, mask=w_rows < N, other=0.0).to(tl.float32)
+        y += _along_outputs(bias, LEFT)
+    return y
+
+
+@triton.jit
+def _activated(x, ACTIVATION: tl.constexpr):
+    if ACTIVATION == 'gelu_tanh':
+        # (1 + tanh u) / 2 is the sigmoid of 2 u, without a cancellation
+        return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+    if ACTIVATION == 'silu':
+        return x * tl.sigmoid(x)
+    if ACTIVATION == 'relu':
+        return tl.where(x < 0.0, 0.0, x)  # a maximum would drop NaN
+    return x
+
+
+@triton.jit
+def _finish(
+    first,
+    second,
+    rows,
+    outputs,
+    row_scale_ptr,
+    scale_ptr,
+    bias_ptr,
+    residual_ptr,
+    gate_ptr,
+    cos_ptr,
+    sin_ptr,
+    q_norm_ptr,
+    k_norm_ptr,
+    keys_ptr,
+    values_ptr,
+    start_ptr,
+    y_ptr,
+    M,
+    N,
+    start,
+    eps,
+    KIND: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    PAIR: tl.constexpr,
+    GROUP: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    ROTARY: tl.constexpr,
+    NORMED: tl.constexpr,
+    START_ON_DEVICE: tl.constexpr,
+    LEFT: tl.constexpr,
+):
+    """From the sums of a tile to what is stored, in float32 up to the store."""
+    first_rows, second_rows = _weight_rows(outputs, PAIR)
+    count = N // 2 if PAIR > 0 else N
+    a = _scaled(
+        first,
+        rows,
+        first_rows,
+        row_scale_ptr,
+        scale_ptr,
+        bias_ptr,
+        M,
+        N,
+        KIND,
+        GROUP,
+        HAS_BIAS,
+        LEFT,
+    )
+    places = _along_rows(rows.to(tl.int64), LEFT)
+    inside = _along_rows(rows < M, LEFT) & _along_outputs(outputs < count, LEFT)
+    if EPILOGUE == 'linear':
+        y = _activated(a, ACTIVATION)
+        at = places * N + _along_outputs(outputs, LEFT)
+        if HAS_GATE:
+            gate = tl.load(gate_ptr + outputs, mask=outputs < N, other=0.0).to(tl.float32)
+            y *= _along_outputs(gate, LEFT)
+        if HAS_RESIDUAL:
+            y += tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+    else:
+        b = _scaled(
+            second,
+            rows,
+            second_rows,
+            row_scale_ptr,
+            scale_ptr,
+            bias_ptr,
+            M,
+            N,
+            KIND,
+            GROUP,
+            HAS_BIAS,
+            LEFT,
+        )
+        if EPILOGUE == 'gated':
+            y = _activated(a, ACTIVATION) * b
+            at = places * count + _along_outputs(outputs, LEFT)
+            tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+        else:
+            head, inner = outputs // PAIR, outputs % PAIR
+            turned = head < HEADS + KV_HEADS
+            if NORMED:  # the tile's outputs are one head
+                mean = tl.sum(a * a + b * b, axis=0 if LEFT else 1) / (2 * PAIR)
+                inverse = tl.rsqrt(mean + eps)
+                query, key = head < HEADS, turned & (head >= HEADS)
+                gain = tl.load(q_norm_ptr + inner, mask=query, other=1.0).to(tl.float32)
+                gain *= tl.load(k_norm_ptr + inner, mask=key, other=1.0).to(tl.float32)
+                other = tl.load(q_norm_ptr + inner + PAIR, mask=query, other=1.0).to(tl.float32)
+                other *= tl.load(k_norm_ptr + inner + PAIR, mask=key, other=1.0).to(tl.float32)
+                inverse = tl.where(_along_outputs(turned, LEFT), _along_rows(inverse, LEFT), 1.0)
+                a *= inverse * _along_outputs(gain, LEFT)
+                b *= inverse * _along_outputs(other, LEFT)
+            if ROTARY:
+                at = places * PAIR + _along_outputs(inner, LEFT)
+                mixed = inside & _along_outputs(turned, LEFT)
+                cos = tl.load(cos_ptr + at, mask=mixed, other=1.0)
+                sin = tl.load(sin_ptr + at, mask=mixed, other=0.0)
+                a, b = a * cos - b * sin, b * cos + a * sin
+            if HEADS > 0:
+                at = y_ptr + places * (HEADS * 2 * PAIR) + _along_outputs(first_rows, LEFT)
+                mine = inside & _along_outputs(head < HEADS, LEFT)
+                tl.store(at, a.to(y_ptr.dtype.element_ty), mask=mine)
+                tl.store(at + PAIR, b.to(y_ptr.dtype.element_ty), mask=mine)
+            if START_ON_DEVICE:
+                places += tl.load(start_ptr)
+            else:
+                places += start
+            at = places * (KV_HEADS * 2 * PAIR) + _along_outputs(first_rows, LEFT)
+            at -= HEADS * 2 * PAIR
+            mine = inside & _along_outputs(turned & (head >= HEADS), LEFT)
+            tl.store(keys_ptr + at, a.to(keys_ptr.dtype.element_ty), mask=mine)
+            tl.store(keys_ptr + at + PAIR, b.to(keys_ptr.dtype.element_ty), mask=mine)
+            at -= KV_HEADS * 2 * PAIR
+            mine = inside & _along_outputs(head >= HEADS + KV_HEADS, LEFT)
+            tl.store(values_ptr + at, a.to(values_ptr.dtype.element_ty), mask=mine)
+            tl.store(values_ptr + at + PAIR, b.to(values_ptr.dtype.element_ty), mask=mine)
+
+
+@triton.jit
+def gemm_kernel(
+    x_ptr,
+    weight_ptr,
+    group_scale_ptr,
+    sums_ptr,
+    row_scale_ptr,
+    scale_ptr,
+    bias_ptr,
+    residual_ptr,
+    gate_ptr,
+    cos_ptr,
+    sin_ptr,
+    q_norm_ptr,
+    k_norm_ptr,
+    keys_ptr,
+    values_ptr,
+    start_ptr,
+    y_ptr,
+    M,
+    N,
+    K,
+    start,
+    eps,
+    KIND: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    PAIR: tl.constexpr,
+    GROUP: tl.constexpr,
+    SCALE_SUMS: tl.constexpr,
+    PTX: tl.constexpr,
+    PRECISION: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    ROTARY: tl.constexpr,
+    NORMED: tl.constexpr,
+    START_ON_DEVICE: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    SPLIT: tl.constexpr,
+    LEFT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """One program per tile (axis 0) and part of the columns (axis 1) of x [M, K] @ weight [N, K].T.
+
+    Programs that share a block of weights run side by side, so the weights come from memory once.
+    The sums are those of [SPLIT, 1 or 2 (pairs), M, outputs] int32 or float32.
+    """
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    tile = tl.program_id(0)
+    rows = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)
+    outputs = (tile // tiles_m) * BLOCK_N + tl.arange(0, BLOCK_N)
+    count = N // 2 if PAIR > 0 else N
+    # What lies beyond the edge reads row 0 instead of a mask per load; it is never stored.
+    x_rows = tl.where(rows < M, rows, 0).to(tl.int64)
+    w_outputs = tl.where(outputs < count, outputs, 0).to(tl.int64)
+    first_rows, second_rows = _weight_rows(w_outputs, PAIR)
+    part = tl.program_id(1)
+    length = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT) * BLOCK_K
+    begin = part * length
+    stop = tl.minimum(begin + length, K)
+    if KIND == 'int4':
+        first, second = _packed_products(
+            x_ptr,
+            weight_ptr,
+            group_scale_ptr,
+            x_rows,
+            first_rows,
+            second_rows,
+            begin,
+            stop,
+            K,
+            PAIR,
+            GROUP,
+            SCALE_SUMS,
+            PTX,
+            EVEN_K,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
+        )
+    else:
+        first, second = _products(
+            x_ptr,
+            weight_ptr,
+            x_rows,
+            first_rows,
+            second_rows,
+            begin,
+            stop,
+            K,
+            PAIR,
+            KIND == 'int8',
+            PRECISION,
+            EVEN_K,
+            LEFT,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
+        )
+    if SPLIT == 1:
+        _finish(
+            first,
+            second,
+            rows,
+            outputs,
+            row_scale_ptr,
+            scale_ptr,
+            bias_ptr,
+            residual_ptr,
+            gate_ptr,
+            cos_ptr,
+            sin_ptr,
+            q_norm_ptr,
+            k_norm_ptr,
+            keys_ptr,
+            values_ptr,
+            start_ptr,
+            y_ptr,
+            M,
+            N,
+            start,
+            eps,
+            KIND,
+            EPILOGUE,
+            PAIR,
+            GROUP,
+            HAS_BIAS,
+            ACTIVATION,
+            HAS_RESIDUAL,
+            HAS_GATE,
+            HEADS,
+            KV_HEADS,
+            ROTARY,
+            NORMED,
+            START_ON_DEVICE,
+            LEFT,
+        )
+    else:
+        inside = _along_rows(rows < M, LEFT) & _along_outputs(outputs < count, LEFT)
+        at = (part * (M * N)).to(tl.int64) + _along_rows(rows * count, LEFT)
+        at += _along_outputs(outputs, LEFT)
+        tl.store(sums_ptr + at, first, mask=inside)
+        if PAIR > 0:
+            tl.store(sums_ptr + at + M * count, second, mask=inside)
+
+
+@triton.jit
+def reduce_kernel(
+    sums_ptr,
+    row_scale_ptr,
+    scale_ptr,
+    bias_ptr,
+    residual_ptr,
+    gate_ptr,
+    cos_ptr,
+    sin_ptr,
+    q_norm_ptr,
+    k_norm_ptr,
+    keys_ptr,
+    values_ptr,
+    start_ptr,
+    y_ptr,
+    M,
+    N,
+    start,
+    eps,
+    KIND: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    PAIR: tl.constexpr,
+    GROUP: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    ROTARY: tl.constexpr,
+    NORMED: tl.constexpr,
+    START_ON_DEVICE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """One program per tile of outputs: adds the parts that `gemm_kernel` has left, and finishes."""
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    tile = tl.program_id(0)
+    rows = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)
+    outputs = (tile // tiles_m) * BLOCK_N + tl.arange(0, BLOCK_N)
+    count = N // 2 if PAIR > 0 else N
+    inside = (rows < M)[:, None] & (outputs < count)[None, :]
+    at = sums_ptr + (rows * count)[:, None] + outputs[None, :]
+    first = tl.load(at, mask=inside, other=0)
+    second = first
+    if PAIR > 0:
+        second = tl.load(at + M * count, mask=inside, other=0)
+    for _ in tl.static_range(SPLIT - 1):
+        at += M * N
+        first += tl.load(at, mask=inside, other=0)
+        if PAIR > 0:
+            second += tl.load(at + M * count, mask=inside, other=0)
+    _finish(
+        first,
+        second,
+        rows,
+        outputs,
+        row_scale_ptr,
+        scale_ptr,
+        bias_ptr,
+        residual_ptr,
+        gate_ptr,
+        cos_ptr,
+        sin_ptr,
+        q_norm_ptr,
+        k_norm_ptr,
+        keys_ptr,
+        values_ptr,
+        start_ptr,
+        y_ptr,
+        M,
+        N,
+        start,
+        eps,
+        KIND,
+        EPILOGUE,
+        PAIR,
+        GROUP,
+        HAS_BIAS,
+        ACTIVATION,
+        HAS_RESIDUAL,
+        HAS_GATE,
+        HEADS,
+        KV_HEADS,
+        ROTARY,
+        NORMED,
+        START_ON_DEVICE,
+        False,
+    )

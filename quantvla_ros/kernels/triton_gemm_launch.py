@@ -1,0 +1,420 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The fused products on NVIDIA GPUs: the launches, with the signatures of `fused_reference`.
+
+Knows tensors, sizes and GPUs; knows nothing of models or recipes. The kernels are in `triton_gemm`,
+imported at the first launch, so that this module loads where triton is not. With TRITON_INTERPRET=1
+the kernels run on CPU tensors, slowly: for tests.
+
+Packed weights come as `halves` orders them (`ready`, once, where a network is loaded). Weights
+whose outputs are turned, and those that stand side by side without being one matrix, take a product
+in float32 for each and plain operations after it.
+"""
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quantvla_ros.errors import BackendError
+from quantvla_ros.kernels import triton_int8
+from quantvla_ros.kernels.fused_types import (
+    FloatWeight,
+    Int4Weight,
+    Int8Weight,
+    Quantized,
+    Stacked,
+    Weight,
+)
+from quantvla_ros.kernels.gemm_tiles import GemmTile, Product, choose_gemm_tile, fitted
+from quantvla_ros.kernels.halves import HalvedWeight, halved
+
+ACTIVATIONS = {
+    'gelu_tanh': functools.partial(F.gelu, approximate='tanh'),
+    'silu': F.silu,
+    'relu': F.relu,
+}
+_REDUCED = (8, 128)  # rows and outputs of a tile of the reduction
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+ReadyWeight = FloatWeight | Int8Weight | HalvedWeight | Stacked
+
+
+def ready(weight: Weight | HalvedWeight) -> ReadyWeight:
+    """The weight as the products here take it: packed ones in the order of halves."""
+    if isinstance(weight, Stacked):
+        return Stacked(tuple(ready(part) for part in weight.parts))  # type: ignore[arg-type, misc]
+    return halved(weight) if isinstance(weight, Int4Weight) else weight
+
+
+@dataclass(frozen=True)
+class _Epilogue:
+    """What follows a product; the defaults: nothing."""
+
+    kind: str = 'linear'
+    pair: int = 0
+    activation: str | None = None
+    residual: Tensor | None = None
+    gate: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
+    heads: int = 0
+    kv_heads: int = 0
+    norms: tuple[Tensor, Tensor] | None = None
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    first: int | Tensor = 0
+    eps: float = 0.0
+
+
+def linear(
+    x: Tensor | Quantized,
+    weight: ReadyWeight,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    gate: Tensor | None = None,
+    out: Tensor | None = None,
+    tile: GemmTile | None = None,
+) -> Tensor:
+    """As `fused_reference.linear`. `tile`: instead of the chosen one (for tuning)."""
+    if gate is not None and residual is None:
+        raise BackendError('linear: expected a residual with the gate, found none')
+    _check_activation(activation)
+    rows, outputs = _rows(x), weight.outputs
+    dtype = x.dtype if residual is None else residual.dtype
+    y = _output(out, (rows, outputs), dtype, x)
+    if residual is not None and (residual.shape != y.shape or not residual.is_contiguous()):
+        raise BackendError(
+            f'residual: expected contiguous {list(y.shape)}, found {list(residual.shape)}'
+        )
+    if gate is not None and gate.shape != (outputs,):
+        raise BackendError(f'gate: expected [{outputs}], found {list(gate.shape)}')
+    if _composed(weight):
+        z = _plain(x, weight, tile)
+        z = z if activation is None else ACTIVATIONS[activation](z)
+        z = z if gate is None else z * gate
+        return y.copy_(z if residual is None else residual.float() + z)
+    return _launch(x, weight, y, _Epilogue('linear', 0, activation, residual, gate), tile)
+
+
+def gated_linear(
+    x: Tensor | Quantized,
+    weight: ReadyWeight,
+    *,
+    activation: str,
+    out: Tensor | None = None,
+    tile: GemmTile | None = None,
+) -> Tensor:
+    """As `fused_reference.gated_linear`. `tile`: instead of the chosen one (for tuning)."""
+    _check_activation(activation)
+    outputs = weight.outputs
+    if outputs % 2:
+        raise BackendError(
+            f'gated_linear: expected as many rows of up as of gate, found {outputs}'
+        )
+    y = _output(out, (_rows(x), outputs // 2), x.dtype, x)
+    if _composed(weight):
+        z = _plain(x, weight, tile)
+        gate, up = (
+            z.chunk(2, dim=-1) if isinstance(weight, Stacked) else (z[:, 0::2], z[:, 1::2])
+        )
+        return y.copy_(ACTIVATIONS[activation](gate) * up)
+    return _launch(x, weight, y, _Epilogue('gated', 1, activation), tile)
+
+
+def attention_inputs(
+    x: Tensor | Quantized,
+    weight: ReadyWeight,
+    rotary: tuple[Tensor, Tensor] | None,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    keys: Tensor,
+    values: Tensor,
+    first: int | Tensor,
+    *,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 1e-6,
+    tile: GemmTile | None = None,
+) -> Tensor:
+    """As `fused_reference.attention_inputs`. `tile`: instead of the chosen one (for tuning).
+
+    `first` may be an int32 [] or [1] on the device: then nothing says that the rows fit.
+    """
+    rows, outputs = _rows(x), (heads + 2 * kv_heads) * head_dim
+    if head_dim % 2 or weight.outputs != outputs:
+        raise BackendError(
+            f'attention_inputs: expected {heads} + 2 x {kv_heads} heads of an even size '
+            f'{head_dim}, found {weight.outputs} rows of the weight'
+        )
+    if (q_norm is None) != (k_norm is None):
+        raise BackendError('attention_inputs: expected norms of queries and keys, or none')
+    for name, cache in (('keys', keys), ('values', values)):
+        if cache.shape[1:] != (kv_heads, head_dim) or not cache.is_contiguous():
+            raise BackendError(
+                f'{name}: expected contiguous [T, {kv_heads}, {head_dim}], found '
+                f'{list(cache.shape)}'
+            )
+        if isinstance(first, int) and not 0 <= first <= cache.shape[0] - rows:
+            raise BackendError(
+                f'first: expected {rows} rows from {first} within the {cache.shape[0]} of {name}'
+            )
+    if rotary is not None:
+        for table in rotary:
+            if table.shape != (rows, head_dim // 2) or table.dtype != torch.float32:
+                raise BackendError(
+                    f'rotary: expected float32 [{rows}, {head_dim // 2}], found {table.dtype} '
+                    f'{list(table.shape)}'
+                )
+    y = _output(None, (rows, heads * head_dim), x.dtype, x)
+    norms = None if q_norm is None or k_norm is None else (q_norm, k_norm)
+    if _composed(weight):
+        z = _plain(x, weight, tile).unflatten(-1, (-1, head_dim))
+        query, key, value = z.split((heads, kv_heads, kv_heads), dim=1)
+        if norms is not None:
+            query, key = (
+                F.rms_norm(part, (head_dim,), norm.float(), eps)
+                for part, norm in zip((query, key), norms, strict=True)
+            )
+        if rotary is not None:
+            query, key = (_rotated(part, rotary) for part in (query, key))
+        places = torch.arange(rows, device=y.device) + first
+        keys.index_copy_(0, places, key.to(keys.dtype))
+        values.index_copy_(0, places, value.to(values.dtype))
+        return y.copy_(query.flatten(1)).view(rows, heads, head_dim)
+    epilogue = _Epilogue(
+        kind='attention',
+        pair=head_dim // 2,
+        rotary=rotary,
+        heads=heads,
+        kv_heads=kv_heads,
+        norms=norms,
+        keys=keys,
+        values=values,
+        first=first,
+        eps=eps,
+    )
+    return _launch(x, weight, y, epilogue, tile).view(rows, heads, head_dim)
+
+
+def product_of(
+    x: Tensor | Quantized, weight: FloatWeight | Int8Weight | HalvedWeight, *, pair: int = 0,
+    head: int = 0,
+) -> Product:
+    """What the choice of a tile depends on."""
+    kind = {Int8Weight: 'int8', HalvedWeight: 'int4'}.get(type(weight))
+    return Product(
+        kind=kind or str(x.dtype).removeprefix('torch.'),
+        rows=_rows(x),
+        outputs=weight.outputs,
+        columns=weight.columns,
+        pairs=pair > 0,
+        head=head,
+        group=weight.group if isinstance(weight, HalvedWeight) else 0,
+    )
+
+
+def _launch(
+    x: Tensor | Quantized,
+    weight: ReadyWeight,
+    y: Tensor,
+    epilogue: _Epilogue,
+    tile: GemmTile | None,
+) -> Tensor:
+    """Run the product and, where its columns are split, the reduction; y is written."""
+    from quantvla_ros.kernels import triton_gemm
+
+    if isinstance(weight, Int4Weight):
+        raise BackendError('weight: expected packed weights as `ready` gives them, found others')
+    assert not isinstance(weight, Stacked)
+    values, row_scale = _operand(x, weight)
+    rows, outputs, columns = values.shape[0], weight.outputs, weight.columns
+    if rows == 0 or outputs == 0:
+        return y
+    matrix = weight.halves if isinstance(weight, HalvedWeight) else weight.weight
+    if not matrix.is_contiguous():
+        raise BackendError(f'weight: expected a contiguous tensor, found {list(matrix.shape)}')
+    head = epilogue.pair if epilogue.norms is not None else 0
+    product = product_of(x, weight, pair=epilogue.pair, head=head)
+    tile = _tile(product, y.device, tile)
+    group = product.group
+    group_scale = weight.group_scale if isinstance(weight, HalvedWeight) else None
+    block = tile.outputs // 2 if epilogue.pair else tile.outputs
+    count = outputs // 2 if epilogue.pair else outputs
+    kind = 'float' if isinstance(weight, FloatWeight) else product.kind
+    sums = y
+    if tile.split > 1:
+        dtype = torch.float32 if kind == 'float' else torch.int32
+        sums = torch.empty((tile.split, rows, outputs), dtype=dtype, device=y.device)
+    norms = epilogue.norms or (None, None)
+    rotary = epilogue.rotary or (None, None)
+    on_device = isinstance(epilogue.first, Tensor)
+    tensors = [
+        row_scale,
+        None if isinstance(weight, FloatWeight) else weight.scale,
+        weight.bias,
+        epilogue.residual,
+        epilogue.gate,
+        *rotary,
+        *norms,
+        epilogue.keys,
+        epilogue.values,
+        epilogue.first if isinstance(epilogue.first, Tensor) else None,
+    ]
+    # An absent one is never read; the kernel only wants something in its place.
+    after = [y if t is None else t.contiguous() for t in tensors]
+    sizes = (0 if on_device else epilogue.first, epilogue.eps)
+    options: dict[str, Any] = {
+        'KIND': kind,
+        'EPILOGUE': epilogue.kind,
+        'PAIR': epilogue.pair,
+        'GROUP': group,
+        'HAS_BIAS': weight.bias is not None,
+        'ACTIVATION': epilogue.activation,
+        'HAS_RESIDUAL': epilogue.residual is not None,
+        'HAS_GATE': epilogue.gate is not None,
+        'HEADS': epilogue.heads,
+        'KV_HEADS': epilogue.kv_heads,
+        'ROTARY': epilogue.rotary is not None,
+        'NORMED': epilogue.norms is not None,
+        'START_ON_DEVICE': on_device,
+        'SPLIT': tile.split,
+    }
+    with triton_int8._on(y.device):
+        grid = (-(-rows // tile.rows) * -(-count // block), tile.split)
+        triton_gemm.gemm_kernel[grid](
+            values,
+            matrix,
+            matrix if group_scale is None else group_scale,
+            sums,
+            *after,
+            y,
+            rows,
+            outputs,
+            columns,
+            *sizes,
+            SCALE_SUMS=tile.rows <= 64,
+            PTX=y.device.type == 'cuda',
+            PRECISION='ieee',
+            EVEN_K=columns % tile.columns == 0,
+            LEFT=tile.left,
+            BLOCK_M=tile.rows,
+            BLOCK_N=block,
+            BLOCK_K=tile.columns,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            **options,
+        )
+        if tile.split > 1:
+            height, width = _REDUCED
+            width = head or width
+            grid = (-(-rows // height) * -(-count // width),)
+            triton_gemm.reduce_kernel[grid](
+                sums,
+                *after,
+                y,
+                rows,
+                outputs,
+                *sizes,
+                BLOCK_M=height,
+                BLOCK_N=width,
+                num_warps=4,
+                **options,
+            )
+    return y
+
+
+def _operand(x: Tensor | Quantized, weight: ReadyWeight) -> tuple[Tensor, Tensor | None]:
+    """The left side of the product as the kernel reads it, and the scales of its rows."""
+    assert not isinstance(weight, Stacked)
+    if isinstance(weight, FloatWeight):
+        if isinstance(x, Quantized):
+            raise BackendError('x: expected a tensor before a weight in floating point')
+        if x.dtype not in _FLOATS or weight.weight.dtype != x.dtype:
+            raise BackendError(
+                f'x: expected the dtype of the weight, {weight.weight.dtype}, found {x.dtype}'
+            )
+        values, scale = x.contiguous(), None
+    elif isinstance(x, Quantized):
+        values, scale = x.values.contiguous(), x.scale
+    else:
+        values, scale = triton_int8.quantize_rows(x, weight.rows)
+    if values.dim() != 2 or values.shape[1] != weight.columns:
+        raise BackendError(
+            f'x: expected [M, {weight.columns}], found {list(values.shape)}'
+        )
+    return values, scale
+
+
+def _plain(x: Tensor | Quantized, weight: ReadyWeight, tile: GemmTile | None) -> Tensor:
+    """[M, N] float32: the product with turn and bias, of all parts side by side."""
+    if isinstance(weight, Stacked):
+        return torch.cat([_plain(x, ready(part), tile) for part in weight.parts], dim=-1)
+    y = torch.empty((_rows(x), weight.outputs), dtype=torch.float32, device=_device(x))
+    turn = None if isinstance(weight, FloatWeight) else weight.turn
+    if turn is None:
+        return _launch(x, weight, y, _Epilogue(), tile)
+    _launch(x, _without_bias(weight), y, _Epilogue(), tile)
+    blocks = y.unflatten(-1, (-1, turn.shape[-1])).transpose(0, 1)
+    y = torch.bmm(blocks, turn.float().transpose(1, 2)).transpose(0, 1).flatten(1)
+    return y if weight.bias is None else y + weight.bias.float()
+
+
+def _without_bias(weight: Any) -> Any:
+    fields = {name: getattr(weight, name) for name in weight.__dataclass_fields__}
+    return type(weight)(**{**fields, 'bias': None, 'turn': None})
+
+
+def _composed(weight: ReadyWeight) -> bool:
+    if isinstance(weight, Stacked):
+        return True
+    return not isinstance(weight, FloatWeight) and weight.turn is not None
+
+
+def _rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = (table[:, None] for table in rotary)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def _rows(x: Tensor | Quantized) -> int:
+    return (x.values if isinstance(x, Quantized) else x).shape[0]
+
+
+def _device(x: Tensor | Quantized) -> torch.device:
+    return (x.values if isinstance(x, Quantized) else x).device
+
+
+def _output(
+    out: Tensor | None, shape: tuple[int, int], dtype: torch.dtype, x: Tensor | Quantized
+) -> Tensor:
+    if out is None:
+        return torch.empty(shape, dtype=dtype, device=_device(x))
+    if out.shape != shape or not out.is_contiguous():
+        raise BackendError(f'out: expected contiguous {list(shape)}, found {list(out.shape)}')
+    return out
+
+
+def _check_activation(name: str | None) -> None:
+    if name is not None and name not in ACTIVATIONS:
+        raise BackendError(f'activation: expected one of {", ".join(ACTIVATIONS)}, found {name!r}')
+
+
+def _tile(product: Product, device: torch.device, wanted: GemmTile | None) -> GemmTile:
+    processors, shared = triton_int8._gpu(device)
+    if wanted is None:
+        return _chosen(product, processors, shared)
+    tile = fitted(wanted, product, shared=shared)
+    if tile is None:
+        raise BackendError(f'tile: {wanted} does not fit {product} into {shared} bytes')
+    return tile
+
+
+@functools.lru_cache(maxsize=4096)
+def _chosen(product: Product, processors: int, shared: int) -> GemmTile:
+    return choose_gemm_tile(product, processors=processors, shared=shared)
