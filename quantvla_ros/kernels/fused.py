@@ -23,7 +23,8 @@ from torch import Tensor
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused_reference, triton_int8
-from quantvla_ros.kernels.fused_types import FloatWeight, Quantized, Stacked, Weight
+from quantvla_ros.kernels.fused_types import FloatWeight, Int4Weight, Quantized, Stacked, Weight
+from quantvla_ros.kernels.halves import halved
 from quantvla_ros.kernels.rows import Rows
 
 # The modules that have each operation in Triton, imported when asked for.
@@ -123,6 +124,15 @@ def attention_inputs(
 def attention(queries: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
     """As `fused_reference.attention`."""
     return _module('attention', queries).attention(queries, keys, values, **options)
+
+
+def prepared(weight: Weight) -> Any:
+    """The weight as its device's kernels read it; done once, where a network is loaded."""
+    if isinstance(weight, Stacked):
+        return Stacked(tuple(prepared(part) for part in weight.parts))
+    if isinstance(weight, Int4Weight) and unavailable(weight.packed.device) is None:
+        return halved(weight)
+    return weight
 
 
 def _module(name: str, x: Tensor | Quantized) -> ModuleType:

@@ -138,4 +138,4 @@ Weight = FloatWeight | Int8Weight | Int4Weight | Stacked
 
 def rows_of(weight: Weight) -> Rows | None:
     """How a norm before this weight shall give its result: in integers, or (None) as a tensor."""
-    return weight.rows if isinstance(weight, (Int8Weight, Int4Weight)) else None
+    return getattr(weight, 'rows', None)
