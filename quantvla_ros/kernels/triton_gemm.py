@@ -59,6 +59,7 @@ def _products(
     PAIR: tl.constexpr,
     INTEGER: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
     EVEN_K: tl.constexpr,
     LEFT: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -85,13 +86,13 @@ def _products(
         else:
             x = tl.load(x_at, mask=_along_outputs(columns, LEFT) < K - at, other=0)
             w = tl.load(first_at, mask=_along_rows(columns, LEFT) < K - at, other=0)
-        first = _dot(x, w, first, LEFT, SUM, PRECISION)
+        first = _dot(x, w, first, LEFT, SUM, PRECISION, WIDEN)
         if PAIR > 0:
             if EVEN_K:
                 w = tl.load(second_at)
             else:
                 w = tl.load(second_at, mask=_along_rows(columns, LEFT) < K - at, other=0)
-            second = _dot(x, w, second, LEFT, SUM, PRECISION)
+            second = _dot(x, w, second, LEFT, SUM, PRECISION, WIDEN)
         x_at += BLOCK_K
         first_at += BLOCK_K
         second_at += BLOCK_K
@@ -99,7 +100,17 @@ def _products(
 
 
 @triton.jit
-def _dot(x, w, sums, LEFT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr):
+def _dot(
+    x,
+    w,
+    sums,
+    LEFT: tl.constexpr,
+    SUM: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    if WIDEN:  # the interpreter multiplies the bits of bfloat16 as integers
+        x, w = x.to(tl.float32), w.to(tl.float32)
     if LEFT:
         return tl.dot(w, x, sums, out_dtype=SUM, input_precision=PRECISION)
     return tl.dot(x, w, sums, out_dtype=SUM, input_precision=PRECISION)
@@ -404,6 +415,7 @@ def gemm_kernel(
     SCALE_SUMS: tl.constexpr,
     PTX: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
@@ -471,6 +483,7 @@ def gemm_kernel(
             PAIR,
             KIND == 'int8',
             PRECISION,
+            WIDEN,
             EVEN_K,
             LEFT,
             BLOCK_M,

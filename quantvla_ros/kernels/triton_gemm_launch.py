@@ -6,9 +6,9 @@ Knows tensors, sizes and GPUs; knows nothing of models or recipes. The kernels a
 imported at the first launch, so that this module loads where triton is not. With TRITON_INTERPRET=1
 the kernels run on CPU tensors, slowly: for tests.
 
-Packed weights come as `halves` orders them (`ready`, once, where a network is loaded). Weights
-whose outputs are turned, and those that stand side by side without being one matrix, take a product
-in float32 for each and plain operations after it.
+A product with integer weights takes rows in integers, and packed weights come as `halves` orders
+them: `fused` sees to both, and to what no one kernel does (outputs that are turned, weights that
+cannot be one matrix).
 """
 from __future__ import annotations
 
@@ -17,38 +17,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import triton_int8
-from quantvla_ros.kernels.fused_types import (
-    FloatWeight,
-    Int4Weight,
-    Int8Weight,
-    Quantized,
-    Stacked,
-    Weight,
-)
+from quantvla_ros.kernels.fused_types import FloatWeight, Int8Weight, Quantized
 from quantvla_ros.kernels.gemm_tiles import GemmTile, Product, choose_gemm_tile, fitted
-from quantvla_ros.kernels.halves import HalvedWeight, halved
+from quantvla_ros.kernels.halves import HalvedWeight
 
-ACTIVATIONS = {
-    'gelu_tanh': functools.partial(F.gelu, approximate='tanh'),
-    'silu': F.silu,
-    'relu': F.relu,
-}
+ACTIVATIONS = ('gelu_tanh', 'silu', 'relu')
 _REDUCED = (8, 128)  # rows and outputs of a tile of the reduction
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
-ReadyWeight = FloatWeight | Int8Weight | HalvedWeight | Stacked
-
-
-def ready(weight: Weight | HalvedWeight) -> ReadyWeight:
-    """The weight as the products here take it: packed ones in the order of halves."""
-    if isinstance(weight, Stacked):
-        return Stacked(tuple(ready(part) for part in weight.parts))  # type: ignore[arg-type, misc]
-    return halved(weight) if isinstance(weight, Int4Weight) else weight
+MatrixWeight = FloatWeight | Int8Weight | HalvedWeight
 
 
 @dataclass(frozen=True)
@@ -72,7 +53,7 @@ class _Epilogue:
 
 def linear(
     x: Tensor | Quantized,
-    weight: ReadyWeight,
+    weight: MatrixWeight,
     *,
     activation: str | None = None,
     residual: Tensor | None = None,
@@ -93,17 +74,12 @@ def linear(
         )
     if gate is not None and gate.shape != (outputs,):
         raise BackendError(f'gate: expected [{outputs}], found {list(gate.shape)}')
-    if _composed(weight):
-        z = _plain(x, weight, tile)
-        z = z if activation is None else ACTIVATIONS[activation](z)
-        z = z if gate is None else z * gate
-        return y.copy_(z if residual is None else residual.float() + z)
     return _launch(x, weight, y, _Epilogue('linear', 0, activation, residual, gate), tile)
 
 
 def gated_linear(
     x: Tensor | Quantized,
-    weight: ReadyWeight,
+    weight: MatrixWeight,
     *,
     activation: str,
     out: Tensor | None = None,
@@ -117,18 +93,12 @@ def gated_linear(
             f'gated_linear: expected as many rows of up as of gate, found {outputs}'
         )
     y = _output(out, (_rows(x), outputs // 2), x.dtype, x)
-    if _composed(weight):
-        z = _plain(x, weight, tile)
-        gate, up = (
-            z.chunk(2, dim=-1) if isinstance(weight, Stacked) else (z[:, 0::2], z[:, 1::2])
-        )
-        return y.copy_(ACTIVATIONS[activation](gate) * up)
     return _launch(x, weight, y, _Epilogue('gated', 1, activation), tile)
 
 
 def attention_inputs(
     x: Tensor | Quantized,
-    weight: ReadyWeight,
+    weight: MatrixWeight,
     rotary: tuple[Tensor, Tensor] | None,
     heads: int,
     kv_heads: int,
@@ -173,20 +143,6 @@ def attention_inputs(
                 )
     y = _output(None, (rows, heads * head_dim), x.dtype, x)
     norms = None if q_norm is None or k_norm is None else (q_norm, k_norm)
-    if _composed(weight):
-        z = _plain(x, weight, tile).unflatten(-1, (-1, head_dim))
-        query, key, value = z.split((heads, kv_heads, kv_heads), dim=1)
-        if norms is not None:
-            query, key = (
-                F.rms_norm(part, (head_dim,), norm.float(), eps)
-                for part, norm in zip((query, key), norms, strict=True)
-            )
-        if rotary is not None:
-            query, key = (_rotated(part, rotary) for part in (query, key))
-        places = torch.arange(rows, device=y.device) + first
-        keys.index_copy_(0, places, key.to(keys.dtype))
-        values.index_copy_(0, places, value.to(values.dtype))
-        return y.copy_(query.flatten(1)).view(rows, heads, head_dim)
     epilogue = _Epilogue(
         kind='attention',
         pair=head_dim // 2,
@@ -203,8 +159,7 @@ def attention_inputs(
 
 
 def product_of(
-    x: Tensor | Quantized, weight: FloatWeight | Int8Weight | HalvedWeight, *, pair: int = 0,
-    head: int = 0,
+    x: Tensor | Quantized, weight: MatrixWeight, *, pair: int = 0, head: int = 0
 ) -> Product:
     """What the choice of a tile depends on."""
     kind = {Int8Weight: 'int8', HalvedWeight: 'int4'}.get(type(weight))
@@ -221,7 +176,7 @@ def product_of(
 
 def _launch(
     x: Tensor | Quantized,
-    weight: ReadyWeight,
+    weight: MatrixWeight,
     y: Tensor,
     epilogue: _Epilogue,
     tile: GemmTile | None,
@@ -229,9 +184,6 @@ def _launch(
     """Run the product and, where its columns are split, the reduction; y is written."""
     from quantvla_ros.kernels import triton_gemm
 
-    if isinstance(weight, Int4Weight):
-        raise BackendError('weight: expected packed weights as `ready` gives them, found others')
-    assert not isinstance(weight, Stacked)
     values, row_scale = _operand(x, weight)
     rows, outputs, columns = values.shape[0], weight.outputs, weight.columns
     if rows == 0 or outputs == 0:
@@ -301,6 +253,7 @@ def _launch(
             SCALE_SUMS=tile.rows <= 64,
             PTX=y.device.type == 'cuda',
             PRECISION='ieee',
+            WIDEN=y.device.type == 'cpu' and values.dtype == torch.bfloat16,
             EVEN_K=columns % tile.columns == 0,
             LEFT=tile.left,
             BLOCK_M=tile.rows,
@@ -329,9 +282,8 @@ def _launch(
     return y
 
 
-def _operand(x: Tensor | Quantized, weight: ReadyWeight) -> tuple[Tensor, Tensor | None]:
+def _operand(x: Tensor | Quantized, weight: MatrixWeight) -> tuple[Tensor, Tensor | None]:
     """The left side of the product as the kernel reads it, and the scales of its rows."""
-    assert not isinstance(weight, Stacked)
     if isinstance(weight, FloatWeight):
         if isinstance(x, Quantized):
             raise BackendError('x: expected a tensor before a weight in floating point')
@@ -341,45 +293,19 @@ def _operand(x: Tensor | Quantized, weight: ReadyWeight) -> tuple[Tensor, Tensor
             )
         values, scale = x.contiguous(), None
     elif isinstance(x, Quantized):
+        if not isinstance(weight, (Int8Weight, HalvedWeight)) or weight.turn is not None:
+            raise BackendError(
+                'weight: expected one matrix as `fused.prepared` gives it, without a turn, found '
+                f'{type(weight).__name__}'
+            )
         values, scale = x.values.contiguous(), x.scale
     else:
-        values, scale = triton_int8.quantize_rows(x, weight.rows)
+        raise BackendError('x: expected rows in integers before a weight in integers')
     if values.dim() != 2 or values.shape[1] != weight.columns:
         raise BackendError(
             f'x: expected [M, {weight.columns}], found {list(values.shape)}'
         )
     return values, scale
-
-
-def _plain(x: Tensor | Quantized, weight: ReadyWeight, tile: GemmTile | None) -> Tensor:
-    """[M, N] float32: the product with turn and bias, of all parts side by side."""
-    if isinstance(weight, Stacked):
-        return torch.cat([_plain(x, ready(part), tile) for part in weight.parts], dim=-1)
-    y = torch.empty((_rows(x), weight.outputs), dtype=torch.float32, device=_device(x))
-    turn = None if isinstance(weight, FloatWeight) else weight.turn
-    if turn is None:
-        return _launch(x, weight, y, _Epilogue(), tile)
-    _launch(x, _without_bias(weight), y, _Epilogue(), tile)
-    blocks = y.unflatten(-1, (-1, turn.shape[-1])).transpose(0, 1)
-    y = torch.bmm(blocks, turn.float().transpose(1, 2)).transpose(0, 1).flatten(1)
-    return y if weight.bias is None else y + weight.bias.float()
-
-
-def _without_bias(weight: Any) -> Any:
-    fields = {name: getattr(weight, name) for name in weight.__dataclass_fields__}
-    return type(weight)(**{**fields, 'bias': None, 'turn': None})
-
-
-def _composed(weight: ReadyWeight) -> bool:
-    if isinstance(weight, Stacked):
-        return True
-    return not isinstance(weight, FloatWeight) and weight.turn is not None
-
-
-def _rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = (table[:, None] for table in rotary)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def _rows(x: Tensor | Quantized) -> int:
