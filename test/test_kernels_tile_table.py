@@ -12,22 +12,22 @@ import pytest
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import tile_table
+from quantvla_ros.kernels.gemm_tiles import GemmTile, Product, choose_gemm_tile
 from quantvla_ros.kernels.tile_table import (
     Gpu,
     Measured,
-    Product,
+    best_tile,
     load_table,
     read_table,
     save_table,
     table_path,
     user_directory,
 )
-from quantvla_ros.kernels.tiles import Tile
 
 GPU = Gpu('NVIDIA Test 64GB HBM3', (9, 0), 132, 227 * 1024)
-PRODUCT = Product('int8', 'plain', 816, 2560, 2048)
-WIDE = Tile(128, 256, 128, 8, 3)
-NARROW = Tile(64, 64, 128, 4, 4)
+PRODUCT = Product('int8', 816, 2560, 2048)
+WIDE = GemmTile(128, 256, 128, 8, 3)
+NARROW = GemmTile(64, 64, 128, 4, 4, split=2, left=True)
 
 
 @pytest.fixture
@@ -36,13 +36,25 @@ def places(tmp_path):
     return {'user': tmp_path / 'user', 'shipped': tmp_path / 'shipped'}
 
 
+@pytest.fixture
+def in_use(places, monkeypatch):
+    """The same, as the places that a process reads once."""
+    monkeypatch.setattr(tile_table, 'SHIPPED', places['shipped'])
+    monkeypatch.setattr(tile_table, 'user_directory', lambda: places['user'])
+    for cached in (tile_table._table_of, best_tile):
+        cached.cache_clear()
+    yield places
+    for cached in (tile_table._table_of, best_tile):
+        cached.cache_clear()
+
+
 def save(directory, *entries, gpu=GPU):
     measured = [Measured(product, tile, 10.0) for product, tile in entries]
     return save_table(directory, gpu, measured, {'triton': '3.9.0'})
 
 
 def test_what_was_measured_is_found_again(places):
-    grouped = Product('int4', 'gated', 50, 8192, 1024, group=128)
+    grouped = Product('int4', 50, 8192, 1024, pairs=True, group=128)
     save(places['user'], (PRODUCT, WIDE), (grouped, NARROW))
     table = load_table(GPU, **places)
     assert table.find(PRODUCT) == WIDE
@@ -81,10 +93,10 @@ def test_a_product_that_was_not_measured_takes_the_tile_of_the_nearest(places):
 @pytest.mark.parametrize(
     'unlike',
     [
-        {'operands': 'bfloat16'},
-        {'operands': 'int4'},
-        {'operands': 'int4', 'group': 128},
-        {'epilogue': 'gated'},
+        {'kind': 'bfloat16'},
+        {'kind': 'int4'},
+        {'pairs': True},
+        {'pairs': True, 'head': 64},
         {'rows': 50},  # a tile for 816 rows would leave most of itself empty
         {'rows': 400, 'outputs': 5120},
     ],
@@ -95,9 +107,23 @@ def test_a_tile_of_an_unlike_product_is_not_taken(places, unlike):
 
 
 def test_groups_are_told_apart(places):
-    grouped = Product('int4', 'plain', 50, 1024, 4096, group=128)
+    grouped = Product('int4', 50, 1024, 4096, group=128)
     save(places['user'], (grouped, WIDE))
     assert load_table(GPU, **places).find(replace(grouped, group=0)) is None
+
+
+def test_the_best_tile_is_the_measured_one_else_the_rules(in_use):
+    save(in_use['user'], (PRODUCT, WIDE))
+    unlike = replace(PRODUCT, rows=8)
+    rule = choose_gemm_tile(unlike, processors=GPU.processors, shared=GPU.shared)
+    assert best_tile(PRODUCT, GPU) == WIDE
+    assert best_tile(unlike, GPU) == rule
+
+
+def test_a_siblings_tile_is_cut_to_the_memory_that_is_there(in_use):
+    save(in_use['shipped'], (PRODUCT, WIDE))
+    small = replace(GPU, name='small', shared=99 * 1024)
+    assert best_tile(PRODUCT, small) == replace(WIDE, stages=2)
 
 
 def test_without_any_file_nothing_is_found(places):
@@ -134,9 +160,12 @@ def test_a_users_table_of_another_gpu_of_the_same_name_is_left_out(places, caplo
 
 def entry(**changed):
     value = {
-        'operands': 'int8', 'epilogue': 'plain', 'rows': 1, 'outputs': 2, 'columns': 3, 'group': 0,
-        'tile': {'rows': 16, 'outputs': 64, 'columns': 128, 'warps': 4, 'stages': 3},
-        'microseconds': 1.0,
+        'kind': 'int8', 'rows': 1, 'outputs': 2, 'columns': 3, 'pairs': False, 'head': 0,
+        'group': 0, 'microseconds': 1.0,
+        'tile': {
+            'rows': 16, 'outputs': 64, 'columns': 128, 'warps': 4, 'stages': 3, 'split': 1,
+            'left': False,
+        },
     }
     return {**value, **changed}
 
@@ -166,8 +195,11 @@ DAMAGED = {
     'nested capability': content(entry(), capability=[[9], 0]),
     'no processors': content(entry(), processors=0),
     'an entry that is none': content(7),
-    'unknown operands': content(entry(operands='fp8')),
-    'operands that are none': content(entry(operands=['int8'])),
+    'an unknown kind': content(entry(kind='fp8')),
+    'a kind that is none': content(entry(kind=['int8'])),
+    'a product of more': content(entry(luck=7)),
+    'pairs that are none': content(entry(pairs=1)),
+    'a head without pairs': content(entry(head=64)),
     'no rows': content(entry(rows=0)),
     'half a row': content(entry(rows=1.5)),
     'true rows': content(entry(rows=True)),
@@ -177,6 +209,7 @@ DAMAGED = {
     'a tile of more': content(entry(tile=tile(luck=7))),
     'an odd tile': content(entry(tile=tile(columns=96))),
     'a vast tile': content(entry(tile=tile(rows=1 << 40))),
+    'a side that is none': content(entry(tile=tile(left=1))),
     'no warps': content(entry(tile=tile(warps=0))),
     'no time': content(entry(microseconds=float('nan'))),
     'a time that is text': content(entry(microseconds='1')),

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measured tiles: files of them, one for each GPU, and the lookup of the best one for a product.
 
-Knows names, sizes and files; knows nothing of tensors, kernels, or how a tile is measured. What is
-found is a proposal: who launches still holds it against the memory of the GPU (`tiles`).
+Knows names, sizes and files; knows nothing of tensors, kernels, or how a tile is measured. What was
+measured on another GPU is a proposal: `best_tile` holds it against the memory of this one.
 
 There are two places. The package brings tables of the GPUs that were measured (`tile_tables/`), the
 command `tune` writes those of the user's own GPU (`user_directory`). A product is looked up in this
@@ -15,6 +15,7 @@ about time only, never about the result.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -27,57 +28,21 @@ from pathlib import Path
 from typing import Any
 
 from quantvla_ros.errors import BackendError
-from quantvla_ros.kernels.tiles import Tile
+from quantvla_ros.kernels.gemm_tiles import (
+    KINDS,
+    GemmTile,
+    Product,
+    choose_gemm_tile,
+    fitted,
+)
 
 FORMAT = 1
 SHIPPED = Path(__file__).resolve().parent / 'tile_tables'
-OPERANDS = ('float32', 'float16', 'bfloat16', 'int8', 'int4')
-EPILOGUES = ('plain', 'residual', 'gated', 'attention')
 
 _log = logging.getLogger(__name__)
 _LARGEST_FILE = 4 << 20  # bytes; a table of every product we know has less than a tenth
 _REACH = 1.5  # octaves, summed over the sizes, up to which another product's tile is taken
 _LARGEST_SIZE = 1 << 24  # of a product's rows, outputs or columns
-
-
-@dataclass(frozen=True)
-class Product:
-    """One product of a linear layer, x [M, K] by W [N, K], as far as its tile depends on it.
-
-    Attributes:
-        operands: one of OPERANDS: what is multiplied; int4 weights meet int8 rows.
-        epilogue: one of EPILOGUES: what is done with the sums. It decides which tiles are possible
-            (pairs of outputs, whole heads).
-        rows, outputs, columns: M, N and K. N counts the rows of the weight: both of a gated pair.
-        group: columns that share a group scale of int4; 0: none do.
-    Raises:
-        BackendError: none of these, or a size out of range.
-    """
-
-    operands: str
-    epilogue: str
-    rows: int
-    outputs: int
-    columns: int
-    group: int = 0
-
-    def __post_init__(self) -> None:
-        for name, known in (('operands', OPERANDS), ('epilogue', EPILOGUES)):
-            if getattr(self, name) not in known:
-                raise BackendError(
-                    f'{name}: expected one of {", ".join(known)}, found {getattr(self, name)!r}'
-                )
-        for name in ('rows', 'outputs', 'columns'):
-            _whole(name, getattr(self, name), 1, _LARGEST_SIZE)
-        _whole('group', self.group, 0, _LARGEST_SIZE if self.operands == 'int4' else 0)
-
-    def distance(self, other: Product) -> float:
-        """How unlike two products are, in octaves of their sizes; infinite: not comparable."""
-        for kind in ('operands', 'epilogue', 'group'):
-            if getattr(self, kind) != getattr(other, kind):
-                return math.inf
-        sizes = ('rows', 'outputs', 'columns')
-        return sum(abs(math.log2(getattr(self, s) / getattr(other, s))) for s in sizes)
 
 
 @dataclass(frozen=True)
@@ -118,7 +83,7 @@ class Measured:
     """The best tile of one product on one GPU, and its time."""
 
     product: Product
-    tile: Tile
+    tile: GemmTile
     microseconds: float
 
     def __post_init__(self) -> None:
@@ -141,7 +106,7 @@ class TileTable:
     own: Mapping[Product, Measured] = dataclasses.field(default_factory=dict)
     shipped: Mapping[Product, Measured] = dataclasses.field(default_factory=dict)
 
-    def find(self, product: Product) -> Tile | None:
+    def find(self, product: Product) -> GemmTile | None:
         """The measured tile of a product or of the nearest one; None: nothing near was measured."""
         for table in (self.own, self.shipped):
             if product in table:
@@ -149,7 +114,7 @@ class TileTable:
         best, least = None, _REACH
         for table in (self.own, self.shipped):
             for known, entry in table.items():
-                distance = product.distance(known)
+                distance = _distance(product, known)
                 if distance < least or (best is None and distance == least):
                     best, least = entry.tile, distance
         return best
@@ -160,6 +125,16 @@ class TileTable:
         return [p for p in unique if p not in self.own and p not in self.shipped]
 
 
+@functools.lru_cache(maxsize=4096)
+def best_tile(product: Product, gpu: Gpu) -> GemmTile:
+    """The tile to take: the measured one of this product or a near one, else the rule's."""
+    measured = _table_of(gpu).find(product)
+    tile = None if measured is None else fitted(measured, product, shared=gpu.shared)
+    if tile is None:
+        return choose_gemm_tile(product, processors=gpu.processors, shared=gpu.shared)
+    return tile
+
+
 def user_directory(environment: Mapping[str, str] | None = None) -> Path | None:
     """Where the user's tables are; None: the environment names no home."""
     variables = os.environ if environment is None else environment
@@ -168,6 +143,12 @@ def user_directory(environment: Mapping[str, str] | None = None) -> Path | None:
         if path.is_absolute():  # the XDG specification: a relative one is to be ignored
             return path.joinpath(*below, 'quantvla_ros', 'tiles')
     return None
+
+
+@functools.cache
+def _table_of(gpu: Gpu) -> TileTable:
+    """Its files, read once: what `tune` writes serves from the next start on."""
+    return load_table(gpu)
 
 
 def table_path(directory: Path, gpu: Gpu) -> Path:
@@ -280,27 +261,58 @@ def _entry_json(entry: Measured) -> dict[str, Any]:
 
 def _entry(where: str, value: Any) -> Measured:
     try:
-        entry = _object('it', value)
-        names = [field.name for field in dataclasses.fields(Product)]
-        product = Product(**{name: entry.get(name) for name in names})  # type: ignore[arg-type]
-        return Measured(product, _tile(entry.get('tile')), entry.get('microseconds'))  # type: ignore[arg-type]
+        entry = dict(_object('it', value))
+        tile, time = _tile(entry.pop('tile', None)), entry.pop('microseconds', None)
+        return Measured(_product(entry), tile, time)  # type: ignore[arg-type]
     except BackendError as error:
         raise BackendError(f'{where}: {error}') from None
 
 
-def _tile(value: Any) -> Tile:
+def _product(numbers: dict[str, Any]) -> Product:
+    _check_fields('product', Product, numbers)
+    if numbers['kind'] not in KINDS:
+        raise BackendError(f'kind: expected one of {", ".join(KINDS)}, found {numbers["kind"]!r}')
+    for name in ('rows', 'outputs', 'columns'):
+        _whole(name, numbers[name], 1, _LARGEST_SIZE)
+    _whole('head', numbers['head'], 0, 1024 if numbers['pairs'] else 0)
+    _whole('group', numbers['group'], 0, _LARGEST_SIZE if numbers['kind'] == 'int4' else 0)
+    return Product(**numbers)
+
+
+def _tile(value: Any) -> GemmTile:
     """A tile whose sizes a kernel can have."""
     numbers = _object('tile', value)
-    fields = {field.name: field for field in dataclasses.fields(Tile)}
-    needed = {n for n, field in fields.items() if field.default is dataclasses.MISSING}
-    if not needed <= set(numbers) <= set(fields):
-        raise BackendError(f'tile: expected {", ".join(fields)}, found {", ".join(numbers)}')
+    _check_fields('tile', GemmTile, numbers)
     for name, number in numbers.items():
+        if name == 'left':
+            continue
         _whole(f'tile.{name}', number, 1, 1024)
         # A pipeline may have any depth; all else is a size of blocks.
-        if name not in ('stages', 'splits') and number & (number - 1):
+        if name != 'stages' and number & (number - 1):
             raise BackendError(f'tile.{name}: expected a power of two, found {number}')
-    return Tile(**numbers)
+    return GemmTile(**numbers)
+
+
+def _check_fields(name: str, kind: type, numbers: Mapping[str, Any]) -> None:
+    """All fields of a dataclass are there and no others; what shall be true or false is."""
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    if set(numbers) != set(fields):
+        raise BackendError(f'{name}: expected {", ".join(fields)}, found {", ".join(numbers)}')
+    for field, type_ in fields.items():
+        if type_ == 'bool' and not isinstance(numbers[field], bool):
+            raise BackendError(f'{name}.{field}: expected true or false, found {numbers[field]!r}')
+
+
+def _distance(one: Product, other: Product) -> float:
+    """How unlike two products are, in octaves of their sizes; infinite: not comparable."""
+    sizes = ('rows', 'outputs', 'columns')
+    if any(
+        getattr(one, field.name) != getattr(other, field.name)
+        for field in dataclasses.fields(Product)
+        if field.name not in sizes
+    ):
+        return math.inf
+    return sum(abs(math.log2(getattr(one, size) / getattr(other, size))) for size in sizes)
 
 
 def _object(name: str, value: Any) -> dict[str, Any]:
