@@ -79,7 +79,8 @@ def _rotated(y, rotation_ptr, B: tl.constexpr, BLOCK: tl.constexpr, PRECISION: t
     rotation = tl.load(at, mask=corner, other=0.0)
     if PRECISION == 'own':
         return tl.dot(y, rotation)
-    return tl.dot(y.to(tl.float32), rotation.to(tl.float32), input_precision=PRECISION)
+    else:
+        return tl.dot(y.to(tl.float32), rotation.to(tl.float32), input_precision=PRECISION)
 
 
 @triton.jit
