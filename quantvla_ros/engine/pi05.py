@@ -153,6 +153,7 @@ class PI05Forward:
         shape = (stack.depth, config.chunk + self.longest, stack.kv_heads, stack.head_dim)
         self._keys, self._values = buffer(*shape), buffer(*shape)
         self._tokens = buffer(config.chunk, expert.width)
+        self._features_buffer = torch.zeros_like(self._tokens, dtype=torch.float32)
         self._euler = torch.full_like(self.noise[0], -1.0 / config.steps)
         places = torch.arange(self.longest + config.chunk, device=device)
         table = rotary_table(places[None], stack.head_dim, ROTARY_THETA)
@@ -308,8 +309,9 @@ class PI05Forward:
             y = fused.gated_linear(y, layer.gate_up, activation='gelu_tanh')
             tokens = fused.linear(y, layer.down, residual=tokens, gate=gate, out=tokens)
         scale, shift, _ = at.final
+        # The last product is in float32, as the network's: the norm writes what that reads.
         return fused.rms_norm(
-            tokens, None, eps=at.eps, modulation=(scale, shift), rows=rows_of(weights.action_out)
+            tokens, None, eps=at.eps, modulation=(scale, shift), out=self._features_buffer
         )
 
     def _action_rotary(self) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,7 @@ class WeightLoader:
         """`dtype`: of the activations, and so of weights in floating point."""
         self.device, self.dtype = device, dtype
         self._moved: dict[int, tuple[Tensor, Tensor]] = {}
+        self._rows: dict[tuple[int, ...], Rows] = {}
 
     def tensor(self, source: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A tensor on the device, of another dtype where one is given, contiguous."""
@@ -125,12 +126,12 @@ class WeightLoader:
                 f'static scales: expected one or {steps}, one a step, found {len(rows)}'
             )
         chosen = rows[step if len(rows) > 1 else 0]
-        moved = replace(
-            chosen,
-            scale=self._shared(chosen.scale),
-            rotation=self._shared(chosen.rotation),
-            permutation=self._shared(chosen.permutation),
+        scale, rotation, order = (
+            self._shared(t) for t in (chosen.scale, chosen.rotation, chosen.permutation)
         )
+        # One object for all that are alike: kernels keep what they make of it.
+        key = (chosen.bits, id(scale), id(rotation), id(order))
+        moved = self._rows.setdefault(key, Rows(chosen.bits, scale, rotation, order))
         return replace(weight, rows=moved)
 
     def _shared(self, source: Tensor | None) -> Tensor | None:

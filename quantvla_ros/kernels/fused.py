@@ -72,12 +72,15 @@ def linear(
 ) -> Tensor:
     """As `fused_reference.linear`."""
     module = _module('linear', x)
-    if module is not fused_reference and _composed(weight):
-        y = _product(x, weight)
-        return fused_reference.finish_linear(y, x.dtype, activation, residual, gate, out)
-    return module.linear(
-        _rows(x, weight), weight, activation=activation, residual=residual, gate=gate, out=out
-    )
+    options: dict[str, Any] = {'activation': activation, 'residual': residual, 'gate': gate}
+    if module is fused_reference:
+        return module.linear(x, weight, out=out, **options)
+    if _composed(weight):
+        return fused_reference.finish_linear(_product(x, weight), x.dtype, out=out, **options)
+    read = _operand(x, weight)
+    if isinstance(x, Tensor) and out is None and residual is None and read.dtype != x.dtype:
+        out = x.new_empty((x.shape[0], weight.outputs))
+    return module.linear(read, weight, out=out, **options)
 
 
 def gated_linear(
@@ -85,11 +88,13 @@ def gated_linear(
 ) -> Tensor:
     """As `fused_reference.gated_linear`."""
     module = _module('gated_linear', x)
-    if module is not fused_reference and _composed(weight):
+    if module is fused_reference:
+        return module.gated_linear(x, weight, activation=activation, out=out)
+    if _composed(weight):
         interleaved = not isinstance(weight, Stacked)
         y = _product(x, weight)
         return fused_reference.finish_gated(y, x.dtype, activation, out, interleaved)
-    return module.gated_linear(_rows(x, weight), weight, activation=activation, out=out)
+    return module.gated_linear(_operand(x, weight), weight, activation=activation, out=out)
 
 
 def attention_inputs(
@@ -110,12 +115,13 @@ def attention_inputs(
     """As `fused_reference.attention_inputs`."""
     module = _module('attention_inputs', x)
     norms: dict[str, Any] = {'q_norm': q_norm, 'k_norm': k_norm, 'eps': eps}
-    if module is not fused_reference and _composed(weight):
-        y = _product(x, weight).unflatten(-1, (heads + 2 * kv_heads, head_dim))
-        return fused_reference.finish_attention_inputs(
-            y, x.dtype, rotary, heads, keys, values, first, **norms
-        )
-    x = _rows(x, weight)
+    if module is not fused_reference:
+        if _composed(weight):
+            y = _product(x, weight).unflatten(-1, (heads + 2 * kv_heads, head_dim))
+            return fused_reference.finish_attention_inputs(
+                y, x.dtype, rotary, heads, keys, values, first, **norms
+            )
+        x = _operand(x, weight)
     return module.attention_inputs(
         x, weight, rotary, heads, kv_heads, head_dim, keys, values, first, **norms
     )
@@ -157,23 +163,26 @@ def _composed(weight: Weight) -> bool:
     return isinstance(weight, Stacked) or getattr(weight, 'turn', None) is not None
 
 
-def _rows(x: Tensor | Quantized, weight: Weight) -> Tensor | Quantized:
-    """X as the product reads it: in integers before a weight in integers."""
-    if isinstance(x, Quantized) or isinstance(weight, (FloatWeight, Stacked)):
+def _operand(x: Tensor | Quantized, weight: Any) -> Any:
+    """X as one product reads it: in integers before integers, else in the weight's own type."""
+    if isinstance(x, Quantized):
         return x
+    if isinstance(weight, FloatWeight):
+        return x.to(weight.weight.dtype)
     return quantize_rows(x, weight.rows)
 
 
-def _product(x: Tensor | Quantized, weight: Weight) -> Tensor:
+def _product(x: Tensor | Quantized, weight: Any) -> Tensor:
     """[M, N] float32: products of the parts side by side, turned, with their biases."""
     if isinstance(weight, Stacked):
         return torch.cat([_product(x, part) for part in weight.parts], dim=-1)
-    x = _rows(x, weight)
-    rows = (x.values if isinstance(x, Quantized) else x).shape[0]
-    device = weight.scale.device if not isinstance(weight, FloatWeight) else weight.weight.device
-    y = torch.empty((rows, weight.outputs), dtype=torch.float32, device=device)
-    if isinstance(weight, FloatWeight) or weight.turn is None:
+    x = _operand(x, weight)
+    values = x.values if isinstance(x, Quantized) else x
+    shape = (values.shape[0], weight.outputs)
+    y = torch.empty(shape, dtype=torch.float32, device=values.device)
+    turn = getattr(weight, 'turn', None)
+    if turn is None:
         return linear(x, weight, out=y)
     linear(x, replace(weight, bias=None, turn=None), out=y)
-    y = fused_reference.turned(y, weight.turn)
+    y = fused_reference.turned(y, turn)
     return y if weight.bias is None else y + weight.bias.float()

@@ -43,6 +43,7 @@ def rms_norm(
     offset: float = 0.0,
     modulation: tuple[Tensor, Tensor] | None = None,
     rows: Rows | None = None,
+    out: Tensor | None = None,
 ) -> Tensor | Quantized:
     """`x / sqrt(mean(x^2) + eps)`, times `offset + weight` or, modulated, `1 + scale`, plus shift.
 
@@ -50,6 +51,7 @@ def rms_norm(
         x: [M, W]. weight: [W], or None: no weight (then `offset` is not used).
         modulation: scale and shift, [W] float32 each (adaRMS); not together with a weight.
         rows: give the result in integers, as `quantize_rows` of the result in x's dtype.
+        out: without rows; the result is rounded to x's dtype even where `out` is wider.
     """
     if weight is not None and modulation is not None:
         raise BackendError('rms_norm: expected a weight or a modulation, found both')
@@ -57,7 +59,7 @@ def rms_norm(
     y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
     if weight is not None:
         y = y * (offset + weight.double())
-    return _normed(y, x.dtype, modulation, rows)
+    return _normed(y, x.dtype, modulation, rows, out)
 
 
 def layer_norm(
@@ -68,12 +70,13 @@ def layer_norm(
     eps: float,
     modulation: tuple[Tensor, Tensor] | None = None,
     rows: Rows | None = None,
+    out: Tensor | None = None,
 ) -> Tensor | Quantized:
     """Layer norm with weight and bias (None: without), then `(1 + scale) y + shift` if modulated.
 
     Args:
         x: [M, W]. weight, bias: [W] or None.
-        modulation, rows: as in `rms_norm`; a weight may come before a modulation.
+        modulation, rows, out: as in `rms_norm`; a weight may come before a modulation.
     """
     y = x.double()
     y = y - y.mean(-1, keepdim=True)
@@ -82,7 +85,7 @@ def layer_norm(
         y = y * weight.double()
     if bias is not None:
         y = y + bias.double()
-    return _normed(y, x.dtype, modulation, rows)
+    return _normed(y, x.dtype, modulation, rows, out)
 
 
 def quantize_rows(x: Tensor, rows: Rows) -> Quantized:
@@ -291,13 +294,21 @@ def _integers(weight: Int8Weight | Int4Weight) -> Tensor:
 
 
 def _normed(
-    y: Tensor, dtype: torch.dtype, modulation: tuple[Tensor, Tensor] | None, rows: Rows | None
+    y: Tensor,
+    dtype: torch.dtype,
+    modulation: tuple[Tensor, Tensor] | None,
+    rows: Rows | None,
+    out: Tensor | None,
 ) -> Tensor | Quantized:
     if modulation is not None:
         scale, shift = modulation
         y = y * (1.0 + scale.double()) + shift.double()
     result = y.to(dtype)
-    return result if rows is None else quantize_rows(result, rows)
+    if rows is None:
+        return _result(result, dtype, out)
+    if out is not None:
+        raise BackendError('norm: expected out or rows, found both')
+    return quantize_rows(result, rows)
 
 
 def _head_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
