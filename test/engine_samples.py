@@ -34,6 +34,8 @@ RECIPES = {
         'activations': {'scale': 'static_per_step'},
         'rotation': {'input': 'hadamard', 'block': 16},
     }),
+    # rotations and an order of their own in each layer, outputs as they are
+    'apart': ('w4a8', {'rotation': {'input': 'pca', 'block': 16, 'permute': True}}),
     'extended': ('w8a8', {'layout': 'extended'}),  # what sees, too
 }
 QUANTIZED = ('w8a8', 'w4a8', 'paper-w4a8', 'paper-w4a4', *RECIPES)
