@@ -58,17 +58,24 @@ def warm(call: Call, device: torch.device, seconds: float) -> None:
         runs += 1
 
 
-def device_times(call: Call, device: torch.device, runs: int) -> list[float]:
+def device_times(
+    call: Call, device: torch.device, runs: int, before: Call | None = None
+) -> list[float]:
     """Milliseconds of each run from its first to its last work on the device.
 
     On a GPU between two events in its own stream, so that the host's time counts only where the
     device waits for it; on a CPU by the host's clock.
+
+    Args:
+        before: called before each run, not timed.
     """
     if device.type != 'cuda':
-        return host_times(call, device, runs)
+        return host_times(call, device, runs, before)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     found = []
     for _ in range(runs):
+        if before is not None:
+            before()
         torch.cuda.synchronize(device)
         start.record()
         call()
@@ -78,10 +85,14 @@ def device_times(call: Call, device: torch.device, runs: int) -> list[float]:
     return found
 
 
-def host_times(call: Call, device: torch.device, runs: int) -> list[float]:
+def host_times(
+    call: Call, device: torch.device, runs: int, before: Call | None = None
+) -> list[float]:
     """Milliseconds of each run on the host's clock, until the device is done too."""
     found = []
     for _ in range(runs):
+        if before is not None:
+            before()
         synchronize(device)
         began = time.perf_counter()
         call()

@@ -19,16 +19,17 @@ from quantvla_ros.bench import machine
 from quantvla_ros.bench.clock import Spread, device_times, host_times, warm
 from quantvla_ros.bench.networks import FLOATS, make_network
 from quantvla_ros.bench.roofline import Ceilings, Work, count_work, measure_ceilings
-from quantvla_ros.bench.systems import Running, System, plain_parts
+from quantvla_ros.bench.running import Running, System, plain_parts
 from quantvla_ros.bench.workload import Workload
 from quantvla_ros.engine.policy import stored_bytes
 from quantvla_ros.errors import BackendError
 from quantvla_ros.models.network import act
 
 FORMAT = 1
-# Of the first velocity, 2-norm: the same network by other kernels. bfloat16 rounds to 2**-9, at
-# every layer anew.
-SAME_NETWORK = {'float32': 1e-3, 'bfloat16': 0.05}
+# How far, relative, the same network may be from itself by other kernels. bfloat16 rounds to 2**-9
+# at every layer anew, and a value between two integers may become the one or the other.
+SAME = {'float32': 1e-3}
+NEARLY_SAME = 0.05
 
 
 @dataclass(frozen=True)
@@ -55,28 +56,23 @@ class Output:
     """What a network gave, on the host, float32."""
 
     actions: Tensor
-    velocity: Tensor | None
+    velocity: Tensor
 
     @classmethod
-    def of(cls, actions: Tensor, velocity: Tensor | None) -> Output:
+    def of(cls, actions: Tensor, velocity: Tensor) -> Output:
         """Copies."""
-        return cls(
-            actions.float().cpu().clone(),
-            None if velocity is None else velocity.float().cpu().clone(),
-        )
+        return cls(*(tensor.float().cpu().clone() for tensor in (actions, velocity)))
 
     @property
     def finite(self) -> bool:
         """Whether all actions are numbers."""
         return bool(torch.isfinite(self.actions).all())
 
-    def error(self, reference: Output) -> dict[str, float | None]:
+    def error(self, reference: Output) -> dict[str, float]:
         """Relative to a reference, 2-norm: of the actions and of the first velocity."""
-        velocity = None
-        if self.velocity is not None and reference.velocity is not None:
-            velocity = _relative(self.velocity, reference.velocity)
         return {
-            'first_velocity': velocity, 'actions': _relative(self.actions, reference.actions),
+            'first_velocity': _relative(self.velocity, reference.velocity),
+            'actions': _relative(self.actions, reference.actions),
         }
 
 
@@ -105,7 +101,7 @@ def bench(
     kinds = {kind for works in run.works.values() for w in works.values() for kind in w.operations}
     ceilings = measure_ceilings(device, kinds, seconds=min(settings.warm_up, 1.0))
     for row in run.rows:
-        if 'failed' not in row:
+        if is_done(row):
             run.judge(row, reference)
             _bound(row, run.works[row['precision']], ceilings)
     _speedups(run.rows)
@@ -133,6 +129,11 @@ def bench(
         },
         'rows': run.rows,
     }
+
+
+def is_done(row: Mapping[str, Any]) -> bool:
+    """Whether a row was run to its end."""
+    return 'failed' not in row and 'left_out' not in row
 
 
 class _Run:
@@ -165,12 +166,14 @@ class _Run:
                 'precision': precision, 'system': system.name, 'title': system.title,
             }
             self.rows.append(row)
-            reason = system.refusal(network, self.device)
-            if reason is None:
-                row['weight_bytes'] = weight_bytes
-                reason = self._measure(row, system, network, inputs, noise)
-            if reason is not None:
-                row['failed'] = reason
+            refusal = system.refusal(network, self.device)
+            if refusal is not None:
+                row['left_out'] = refusal
+                continue
+            row['weight_bytes'] = weight_bytes
+            failure = self._measure(row, system, network, inputs, noise)
+            if failure is not None:
+                row['failed'] = failure
             gc.collect()
         del network
         gc.collect()
@@ -186,7 +189,7 @@ class _Run:
         try:
             running = system.start(network, inputs, noise)
             warm(running.run, device, settings.warm_up)
-            self._found[len(self.rows) - 1] = Output.of(*running.run())
+            self._found[len(self.rows) - 1] = Output.of(running.run(), running.first_velocity())
             times = device_times(running.run, device, settings.runs)
             once = self._whole(running, network)
             warm(once, device, 0.0)
@@ -194,11 +197,11 @@ class _Run:
             row['wall_ms'] = Spread.of(host_times(once, device, settings.runs)).as_json()
             row['memory_bytes'] = machine.memory(device)
             row['parts_ms'] = {}
-            for name, call in running.parts().items():
-                warm(call, device, min(settings.warm_up, 0.5))
-                row['parts_ms'][name] = Spread.of(
-                    device_times(call, device, max(1, settings.runs // 4))
-                ).as_json()
+            for name, part in running.parts().items():
+                runs = max(1, settings.runs // 4)
+                warm(part.call, device, min(settings.warm_up, 0.5))
+                found = device_times(part.call, device, runs, part.before)
+                row['parts_ms'][name] = Spread.of(found).as_json()
             row['device_ms_of_each_run'] = [round(time, 4) for time in times]
         # torch's: out of memory, nothing that can be captured, no compiler
         except (RuntimeError, BackendError) as error:
@@ -215,7 +218,7 @@ class _Run:
             inputs = workload.processor.inputs(workload.observation, device)
             noise = torch.randn((1, *network.noise_shape), generator=generator)
             running.load(inputs, noise)
-            return workload.processor.actions(running.run()[0], workload.observation.state)
+            return workload.processor.actions(running.run(), workload.observation.state)
 
         return once
 
@@ -258,10 +261,17 @@ class _Run:
         row['error'] = None if exact is None else found.error(exact)
         row['error_of_plain'] = None if exact is None else plain.error(exact)
         row['from_plain'] = found.error(plain)
-        worst = max(value for value in row['from_plain'].values() if value is not None)
-        wide = row['precision'] == 'bf16' or self.device.type == 'cuda'
-        bound = SAME_NETWORK['bfloat16' if wide and row['precision'] != 'float32' else 'float32']
-        row['right'] = row['finite'] and worst <= bound
+        row['error_beyond_plain'] = _beyond(row['error'], row['error_of_plain'])
+        bound = SAME.get(row['precision'], NEARLY_SAME)
+        row['right'] = row['finite'] and max(row['from_plain'].values()) <= bound
+
+
+def _beyond(
+    error: Mapping[str, float] | None, plain: Mapping[str, float] | None
+) -> float | None:
+    """By how much the first velocity's error is more than plain PyTorch's, as a share of that."""
+    own, other = ((e or {}).get('first_velocity') for e in (error, plain))
+    return None if own is None or not other else own / other - 1
 
 
 def _bound(row: dict[str, Any], works: Mapping[str, Work], ceilings: Ceilings) -> None:
@@ -276,7 +286,7 @@ def _speedups(rows: Sequence[dict[str, Any]]) -> None:
 
     By the medians on the device.
     """
-    done = {(row['precision'], row['system']): row for row in rows if 'failed' not in row}
+    done = {(row['precision'], row['system']): row for row in rows if is_done(row)}
     for name, system in (('over_eager', 'eager'), ('over_float_engine', 'engine')):
         base = next(
             (done[p, system] for p in ('bf16', 'float32') if (p, system) in done), None

@@ -183,7 +183,7 @@ def _workload(
 
 
 def _tokens(processor: Any, observation: Observation, text: str) -> int:
-    """Tokens of a command's prompt, those of pictures left out."""
+    """Tokens of a command's prompt, those of pictures left out; huge if the policy refuses it."""
     try:
         if hasattr(processor, 'prompt'):  # pictures stand among the words
             pictures = processor.prompt.pictures * processor.prompt.tokens
@@ -191,8 +191,8 @@ def _tokens(processor: Any, observation: Observation, text: str) -> int:
         if hasattr(processor, 'prompt_state'):  # the state stands in the prompt
             return len(processor.tokens(replace(observation, instruction=text)))
         return len(processor.tokens(text))
-    except ObservationError as error:
-        raise BackendError(f'prompt-tokens: {error}') from None
+    except ObservationError:
+        return 2**31
 
 
 def _command(count: Callable[[str], int], wanted: int) -> str:
@@ -213,8 +213,8 @@ def _command(count: Callable[[str], int], wanted: int) -> str:
         fitting = [(tokens, one) for tokens, one in longer if found < tokens <= wanted]
         if not fitting:
             raise BackendError(
-                f'prompt-tokens: expected a command of {wanted} tokens, found none, only one of '
-                f'{found}; ask for that'
+                f'prompt-tokens: expected a command of {wanted} tokens, found none that this '
+                f'policy takes, only one of {found}; ask for that'
             )
         found, text = min(fitting, key=lambda pair: pair[0])
     return text

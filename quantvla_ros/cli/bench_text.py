@@ -29,8 +29,7 @@ def headline(found: Mapping[str, Any]) -> tuple[str, str]:
 
 def bench_text(found: Mapping[str, Any]) -> str:
     """Times, where they go, and what came out."""
-    done = [row for row in found['rows'] if 'failed' not in row]
-    failed = [row for row in found['rows'] if 'failed' in row]
+    done = [row for row in found['rows'] if 'right' in row]
     parts = list(headline(found))
     if done:
         parts += [
@@ -40,14 +39,15 @@ def bench_text(found: Mapping[str, Any]) -> str:
             '\nparts (median ms, of roofline in brackets), weights and memory',
             _parts(done),
             f'\nrelative errors against {found["reference"] or "-"} '
-            f'(integers: {found["workload"]["integers"]}), and from the same network in plain '
-            f'PyTorch',
+            f'(integers: {found["workload"]["integers"]}); beyond and off: the same network in '
+            f'plain PyTorch',
             _errors(done),
         ]
-    for row in failed:
-        parts.append(f'not run: {label(row)}: {row["failed"]}')
-    for row in done:
-        if not row['right']:
+    for row in found['rows']:
+        for word, key in (('left out', 'left_out'), ('FAILED', 'failed')):
+            if key in row:
+                parts.append(f'{word}: {label(row)}: {row[key]}')
+        if row.get('right') is False:
             parts.append(f'WRONG: {label(row)}: {_wrong(row)}')
     parts.append('\nat best, seen in this run: ' + _ceilings(found['ceilings']))
     return '\n'.join(parts)
@@ -61,10 +61,11 @@ def label(row: Mapping[str, Any]) -> str:
 def latencies(found: Mapping[str, Any]) -> list[Latency]:
     """Lines of the plot."""
     return [
-        Latency(label(row), None, None, failed=row['failed'])
-        if 'failed' in row
-        else Latency(label(row), row['device_ms']['p50'], row['device_ms']['p99'], row['least_ms'])
+        Latency(label(row), row['device_ms']['p50'], row['device_ms']['p99'], row['least_ms'])
+        if 'right' in row
+        else Latency(label(row), None, None, failed=row['failed'])
         for row in found['rows']
+        if 'left_out' not in row
     ]
 
 
@@ -110,13 +111,16 @@ def _part(row: Mapping[str, Any], name: str) -> str:
 
 
 def _errors(rows: list[dict[str, Any]]) -> str:
-    header = ['', 'first velocity', 'actions', 'plain: first velocity', 'plain: actions',
-              'from plain: first velocity', 'from plain: actions', '']
+    header = ['', 'first velocity', 'beyond plain', 'actions', 'off plain: first velocity',
+              'actions', '']
     lines = [
         [
             label(row),
-            *(_error(row[kind], name) for kind in ('error', 'error_of_plain', 'from_plain')
-              for name in ('first_velocity', 'actions')),
+            _error(row['error'], 'first_velocity'),
+            percent(row['error_beyond_plain'], 2),
+            _error(row['error'], 'actions'),
+            _error(row['from_plain'], 'first_velocity'),
+            _error(row['from_plain'], 'actions'),
             'right' if row['right'] else 'WRONG',
         ]
         for row in rows
