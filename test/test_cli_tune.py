@@ -71,7 +71,9 @@ def test_the_products_of_pi05_are_those_of_its_published_sizes():
     assert found['backbone gate+up'].of('w8a8') == Product('int8', 816, 32768, 2048, True)
     assert found['backbone down'].of('bf16') == Product('bfloat16', 816, 2048, 16384)
     assert found['expert o'].of('w4a8') == Product('int4', 50, 1024, 2048, group=128)
-    assert found['vision q+k+v'].of('paper-w4a8') == Product('int4', 768, 3456, 1152, True)
+    assert found['vision q+k+v'].of('paper-w4a8') == Product(
+        'int4', 768, 3456, 1152, pairs=True, heads=True
+    )
     assert found['expert down'].times == 180
 
 
@@ -79,17 +81,18 @@ def test_the_products_of_pi05_are_those_of_its_published_sizes():
 def test_the_products_are_those_that_the_engine_runs(monkeypatch, views):
     model, seen = network('float'), Counter()
 
-    def noting(function, pairs):
+    def noting(function, kind):
         def call(x, weight, *arguments, **options):
             rows = (x.values if isinstance(x, Quantized) else x).shape[0]
-            seen[Product('bfloat16', rows, weight.outputs, weight.columns, pairs)] += 1
+            seen[Product('bfloat16', rows, weight.outputs, weight.columns, **kind)] += 1
             return function(x, weight, *arguments, **options)
 
         return call
 
-    operations = {'linear': False, 'gated_linear': True, 'attention_inputs': True}
-    for name, pairs in operations.items():
-        monkeypatch.setattr(fused, name, noting(getattr(fused, name), pairs))
+    gated, heads = {'pairs': True}, {'pairs': True, 'heads': True}
+    operations = {'linear': {}, 'gated_linear': gated, 'attention_inputs': heads}
+    for name, kind in operations.items():
+        monkeypatch.setattr(fused, name, noting(getattr(fused, name), kind))
     forward = PI05Forward(PI05Weights(model, torch.device('cpu'), torch.float32), views, 7)
     forward.set_inputs(*inputs(views, 7))
     forward.run()
@@ -239,7 +242,8 @@ def test_a_gpu_is_described_by_what_torch_says_of_it(monkeypatch):
 PRODUCTS = [
     Product('int8', 5, 48, 96),
     Product('bfloat16', 5, 48, 96, pairs=True),
-    Product('int4', 5, 96, 128, pairs=True, head=16),
+    Product('int4', 5, 96, 128, pairs=True, head=16, heads=True),
+    Product('int8', 5, 96, 128, pairs=True, heads=True),
     replace(Product('int4', 5, 48, 128), group=64),
 ]
 

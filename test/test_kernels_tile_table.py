@@ -12,7 +12,12 @@ import pytest
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import tile_table
-from quantvla_ros.kernels.gemm_tiles import GemmTile, Product, choose_gemm_tile
+from quantvla_ros.kernels.gemm_tiles import (
+    GemmTile,
+    Product,
+    choose_gemm_tile,
+    exclusion,
+)
 from quantvla_ros.kernels.tile_table import (
     Gpu,
     Measured,
@@ -96,7 +101,7 @@ def test_a_product_that_was_not_measured_takes_the_tile_of_the_nearest(places):
         {'kind': 'bfloat16'},
         {'kind': 'int4'},
         {'pairs': True},
-        {'pairs': True, 'head': 64},
+        {'pairs': True, 'heads': True},
         {'rows': 50},  # a tile for 816 rows would leave most of itself empty
         {'rows': 400, 'outputs': 5120},
     ],
@@ -124,6 +129,14 @@ def test_a_siblings_tile_is_cut_to_the_memory_that_is_there(in_use):
     save(in_use['shipped'], (PRODUCT, WIDE))
     small = replace(GPU, name='small', shared=99 * 1024)
     assert best_tile(PRODUCT, small) == replace(WIDE, stages=2)
+
+
+def test_a_tile_that_is_excluded_on_this_gpu_gives_way_to_the_rules(in_use):
+    heads = replace(PRODUCT, pairs=True, heads=True)
+    save(in_use['user'], (heads, WIDE))
+    assert exclusion(WIDE, heads) is not None
+    tile = best_tile(heads, GPU)
+    assert exclusion(tile, heads) is None
 
 
 def test_without_any_file_nothing_is_found(places):
@@ -161,7 +174,7 @@ def test_a_users_table_of_another_gpu_of_the_same_name_is_left_out(places, caplo
 def entry(**changed):
     value = {
         'kind': 'int8', 'rows': 1, 'outputs': 2, 'columns': 3, 'pairs': False, 'head': 0,
-        'group': 0, 'microseconds': 1.0,
+        'group': 0, 'heads': False, 'microseconds': 1.0,
         'tile': {
             'rows': 16, 'outputs': 64, 'columns': 128, 'warps': 4, 'stages': 3, 'split': 1,
             'left': False,
@@ -199,7 +212,8 @@ DAMAGED = {
     'a kind that is none': content(entry(kind=['int8'])),
     'a product of more': content(entry(luck=7)),
     'pairs that are none': content(entry(pairs=1)),
-    'a head without pairs': content(entry(head=64)),
+    'a head without heads': content(entry(head=64)),
+    'heads without pairs': content(entry(heads=True)),
     'no rows': content(entry(rows=0)),
     'half a row': content(entry(rows=1.5)),
     'true rows': content(entry(rows=True)),

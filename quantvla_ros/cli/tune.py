@@ -140,7 +140,7 @@ def _listing(work: dict[Any, list[str]]) -> str:
 
 def _title(product: Any) -> str:
     operands = f'{product.kind} (groups of {product.group})' if product.group else product.kind
-    pairs = ' pairs' if product.pairs else ''
+    pairs = ' heads' if product.heads else ' pairs' if product.pairs else ''
     sizes = f'{product.rows} x {product.columns} -> {product.outputs}'
     return f'{operands} {sizes}{pairs}'
 
@@ -183,7 +183,8 @@ def _measure(work: dict[Any, list[str]], device: Any, gpu: Any, directory: Path)
 
     failed, made_with = 0, _made_with()
     for number, product in enumerate(work, 1):
-        found = search(candidates(product, shared=gpu.shared), GpuTrial(product, device))
+        tiles = candidates(product, shared=gpu.shared, capability=gpu.capability)
+        found = search(tiles, GpuTrial(product, device))
         title = f'[{number}/{len(work)}] {_title(product)}'
         # A tile that does not fit is no fault; one that gives something else is.
         wrong = [(tile, reason) for tile, reason in found.refused if reason.startswith('wrong')]

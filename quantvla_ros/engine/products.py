@@ -88,30 +88,34 @@ def _pi05(config: PI05Config, workload: Workload) -> list[NamedProduct]:
     once = prefix.depth - 1  # the last layer has keys and values only
     each = expert.depth * config.steps
 
-    def product(name: str, times: int, rows: int, columns: int, outputs: int, pairs: bool = False):
-        return NamedProduct(name, Product('bfloat16', rows, outputs, columns, pairs), times)
+    def product(
+        name: str, times: int, rows: int, columns: int, outputs: int,
+        *, heads: bool = False, gated: bool = False,
+    ) -> NamedProduct:
+        sizes = Product('bfloat16', rows, outputs, columns, heads or gated, heads=heads)
+        return NamedProduct(name, sizes, times)
 
     def inputs(stack: Any) -> int:
         return (stack.heads + 2 * stack.kv_heads) * stack.head_dim
 
     width = prefix.heads * prefix.head_dim
     return [
-        product('vision q+k+v', vision.depth, seen, vision.width, 3 * vision.width, True),
+        product('vision q+k+v', vision.depth, seen, vision.width, 3 * vision.width, heads=True),
         product('vision o', vision.depth, seen, vision.width, vision.width),
         product('vision fc1', vision.depth, seen, vision.width, vision.mlp),
         product('vision fc2', vision.depth, seen, vision.mlp, vision.width),
         product('projector', 1, seen, vision.width, prefix.width),
-        product('backbone q+k+v', once, read, prefix.width, inputs(prefix), True),
+        product('backbone q+k+v', once, read, prefix.width, inputs(prefix), heads=True),
         product(
             'backbone k+v of the last layer',
-            1, read, prefix.width, 2 * prefix.kv_heads * prefix.head_dim, True,
+            1, read, prefix.width, 2 * prefix.kv_heads * prefix.head_dim, heads=True,
         ),
         product('backbone o', once, read, width, prefix.width),
-        product('backbone gate+up', once, read, prefix.width, 2 * prefix.mlp, True),
+        product('backbone gate+up', once, read, prefix.width, 2 * prefix.mlp, gated=True),
         product('backbone down', once, read, prefix.mlp, prefix.width),
-        product('expert q+k+v', each, chunk, expert.width, inputs(expert), True),
+        product('expert q+k+v', each, chunk, expert.width, inputs(expert), heads=True),
         product('expert o', each, chunk, inner, expert.width),
-        product('expert gate+up', each, chunk, expert.width, 2 * expert.mlp, True),
+        product('expert gate+up', each, chunk, expert.width, 2 * expert.mlp, gated=True),
         product('expert down', each, chunk, expert.mlp, expert.width),
     ]  # fmt: skip
 

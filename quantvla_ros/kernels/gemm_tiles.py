@@ -8,7 +8,7 @@ are fewer than the multiprocessors.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 KINDS = ('float32', 'float16', 'bfloat16', 'int8', 'int4')
@@ -27,6 +27,7 @@ class Product:
         pairs: two rows of the weight make one output.
         head: pairs that one tile has to hold exactly, where heads are normed; 0: any.
         group: columns that share a group scale; 0: none do.
+        heads: the pairs are of heads, stored as queries, keys and values.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Product:
     pairs: bool = False
     head: int = 0
     group: int = 0
+    heads: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,55 @@ class GemmTile:
         if kind == 'int4':
             weights //= 2
         return (self.rows * self.columns * _BYTES[kind] + weights) * self.stages
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Tiles that cannot work well, by name."""
+
+    name: str
+    reason: str
+    covers: Callable[[GemmTile, Product, tuple[int, int]], bool]
+
+
+def _sums(tile: GemmTile) -> int:
+    """That a thread keeps in registers, of the 255 that it has."""
+    return tile.rows * tile.outputs // (32 * tile.warps)
+
+
+# Found by compiling ahead of time (test_kernels_aot_fused.py): what does not fit into a thread's
+# registers goes through the memory. The others fit.
+EXCLUDED = (
+    Exclusion(
+        'heads in 128 sums a thread',
+        'both sums of a pair, the rotary tables and three places to store to need more registers',
+        lambda tile, product, capability: product.heads and _sums(tile) >= 128,
+    ),
+    Exclusion(
+        'packed pairs in 128 sums a thread',
+        'unpacking a second weight in registers beside the sums needs more of them',
+        lambda tile, product, capability: (
+            product.kind == 'int4' and product.pairs and _sums(tile) >= 128
+        ),
+    ),
+    Exclusion(
+        'packed groups in 128 sums a thread, without wgmma',
+        'a matrix instruction of a warp takes the other operand from registers too',
+        lambda tile, product, capability: (
+            product.kind == 'int4'
+            and product.group > 0
+            and capability[0] != 9
+            and _sums(tile) >= 128
+        ),
+    ),
+)
+
+
+def exclusion(
+    tile: GemmTile, product: Product, capability: tuple[int, int] = (9, 0)
+) -> Exclusion | None:
+    """Why a tile is not taken for a product on GPUs of this compute capability; None: it is."""
+    return next((one for one in EXCLUDED if one.covers(tile, product, capability)), None)
 
 
 # (rows, outputs, bytes of a step, warps, stages), relative speed; by the number of rows
@@ -99,18 +150,23 @@ _FEW = ((16, 64, 256, 4, 4), (32, 64, 256, 4, 4), (64, 32, 128, 4, 5), (64, 64, 
 _MANY = ((128, 128, 128, 4, 4), (256, 128, 128, 8, 3), (128, 256, 128, 8, 3), (64, 256, 128, 8, 3))
 
 
-def choose_gemm_tile(product: Product, *, processors: int, shared: int) -> GemmTile:
+def choose_gemm_tile(
+    product: Product, *, processors: int, shared: int, capability: tuple[int, int] = (9, 0)
+) -> GemmTile:
     """The tile with the least work on the busiest multiprocessor.
 
     Args:
         processors: multiprocessors of the GPU.
         shared: bytes of shared memory that one program may use.
+        capability: of the GPU, for what is excluded.
     """
     table = _PACKED_TILES if product.kind == 'int4' else _TILES
     shapes = next(tiles for largest, tiles in table if product.rows <= largest)
     best, least = None, float('inf')
     for *numbers, speed in shapes:
-        tile = fitted(_of(product.kind, *numbers), product, shared=shared)
+        tile = fitted(
+            _of(product.kind, *numbers), product, shared=shared, capability=capability
+        )
         if tile is None:
             continue
         tiles = -(-product.rows // tile.rows) * -(-product.outputs // tile.outputs)
@@ -127,7 +183,9 @@ def choose_gemm_tile(product: Product, *, processors: int, shared: int) -> GemmT
     return best
 
 
-def candidates(product: Product, *, shared: int) -> Iterator[GemmTile]:
+def candidates(
+    product: Product, *, shared: int, capability: tuple[int, int] = (9, 0)
+) -> Iterator[GemmTile]:
     """Tiles that are worth a measurement for this product, each once."""
     table = _PACKED_TILES if product.kind == 'int4' else _TILES
     shapes = [numbers[:5] for numbers in next(t for most, t in table if product.rows <= most)]
@@ -137,7 +195,7 @@ def candidates(product: Product, *, shared: int) -> Iterator[GemmTile]:
         for left in (False, True):
             for split in (1, 2, 4, 8):
                 tile = replace(_of(product.kind, *numbers), split=split, left=left)
-                fitting = fitted(tile, product, shared=shared)
+                fitting = fitted(tile, product, shared=shared, capability=capability)
                 if fitting is None or fitting in seen:
                     continue
                 if split > 1 and -(-product.columns // fitting.columns) < 2 * split:
@@ -146,7 +204,9 @@ def candidates(product: Product, *, shared: int) -> Iterator[GemmTile]:
                 yield fitting
 
 
-def fitted(tile: GemmTile, product: Product, *, shared: int) -> GemmTile | None:
+def fitted(
+    tile: GemmTile, product: Product, *, shared: int, capability: tuple[int, int] = (9, 0)
+) -> GemmTile | None:
     """The same tile as this product can take it; None: it cannot.
 
     Packed weights are the left operand and a step stays within a group; a tile of normed heads is
@@ -159,6 +219,8 @@ def fitted(tile: GemmTile, product: Product, *, shared: int) -> GemmTile | None:
         tile = replace(tile, columns=columns, left=True)
     if product.head:
         tile = replace(tile, outputs=2 * product.head)
+    if exclusion(tile, product, capability) is not None:
+        return None
     for stages in range(tile.stages, 1, -1):
         shallower = replace(tile, stages=stages)
         if shallower.shared(product.kind) <= shared:

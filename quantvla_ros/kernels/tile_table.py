@@ -129,9 +129,10 @@ class TileTable:
 def best_tile(product: Product, gpu: Gpu) -> GemmTile:
     """The tile to take: the measured one of this product or a near one, else the rule's."""
     measured = _table_of(gpu).find(product)
-    tile = None if measured is None else fitted(measured, product, shared=gpu.shared)
+    limits: dict[str, Any] = {'shared': gpu.shared, 'capability': gpu.capability}
+    tile = None if measured is None else fitted(measured, product, **limits)
     if tile is None:
-        return choose_gemm_tile(product, processors=gpu.processors, shared=gpu.shared)
+        return choose_gemm_tile(product, processors=gpu.processors, **limits)
     return tile
 
 
@@ -274,7 +275,9 @@ def _product(numbers: dict[str, Any]) -> Product:
         raise BackendError(f'kind: expected one of {", ".join(KINDS)}, found {numbers["kind"]!r}')
     for name in ('rows', 'outputs', 'columns'):
         _whole(name, numbers[name], 1, _LARGEST_SIZE)
-    _whole('head', numbers['head'], 0, 1024 if numbers['pairs'] else 0)
+    if numbers['heads'] and not numbers['pairs']:
+        raise BackendError('heads: expected pairs with them, found none')
+    _whole('head', numbers['head'], 0, 1024 if numbers['heads'] else 0)
     _whole('group', numbers['group'], 0, _LARGEST_SIZE if numbers['kind'] == 'int4' else 0)
     return Product(**numbers)
 

@@ -31,8 +31,8 @@ _TOLERANCE = {torch.bfloat16: 2**-7, torch.float16: 2**-9, torch.float32: 2**-16
 class GpuTrial:
     """A `tile_search.Trial`: random operands of one product's sizes, with the epilogue it implies.
 
-    Products of pairs are gated ones; with a head, queries, keys and values of normed heads; others
-    add to a residual.
+    Products of heads give queries, keys and values, of normed heads where the product says so;
+    other pairs are gated ones; the rest adds to a residual.
     """
 
     def __init__(self, product: Product, device: torch.device) -> None:
@@ -49,11 +49,12 @@ class GpuTrial:
         self._half = torch.empty((rows, outputs // 2), dtype=self._dtype, device=device)
         self._written = [self._y, self._half]
         # One head of keys and one of values, the others queries.
-        self._size = 2 * product.head
-        if product.head:
-            angles = self._normal(rows, product.head)
+        self._size = 2 * product.head or _head(outputs)
+        if product.heads:
+            angles = self._normal(rows, self._size // 2)
             self._rotary = (angles.cos(), angles.sin())
-            self._norm = self._normal(self._size).to(self._dtype)
+            norm = self._normal(self._size).to(self._dtype) if product.head else None
+            self._norms = {'q_norm': norm, 'k_norm': norm}
             shape = (rows, 1, self._size)
             self._keys = torch.empty(shape, dtype=self._dtype, device=device)
             self._values = torch.empty_like(self._keys)
@@ -105,14 +106,14 @@ class GpuTrial:
     def _run(self, module, weight, options: dict) -> list[Tensor]:
         """The product by `fused_reference` or by the kernels; its results, newly made or not."""
         exact = module is fused_reference
-        if self.product.head:
+        if self.product.heads:
             heads = self.product.outputs // self._size - 2
             keys, values = (
                 (torch.empty_like(t) if exact else t) for t in (self._keys, self._values)
             )
             queries = module.attention_inputs(
                 self._x, weight, self._rotary, heads, 1, self._size, keys, values, 0,
-                q_norm=self._norm, k_norm=self._norm, **options,
+                **self._norms, **options,
             )  # fmt: skip
             return [queries, keys, values]
         if self.product.pairs:
@@ -175,3 +176,8 @@ class GpuTrial:
         return torch.randint(
             low, high, shape, generator=self._generator, device=self.device, dtype=torch.int8
         )
+
+
+def _head(outputs: int) -> int:
+    """A size of heads that makes two of them or more."""
+    return next((size for size in (256, 128, 72, 64, 16) if outputs % size == 0), 2)

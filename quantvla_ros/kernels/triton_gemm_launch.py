@@ -23,7 +23,9 @@ from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import triton_int8
 from quantvla_ros.kernels.fused_types import FloatWeight, Int8Weight, Quantized
 from quantvla_ros.kernels.gemm_tiles import GemmTile, Product, choose_gemm_tile, fitted
+from quantvla_ros.kernels.gpu import gpu_of
 from quantvla_ros.kernels.halves import HalvedWeight
+from quantvla_ros.kernels.tile_table import best_tile
 
 ACTIVATIONS = ('gelu_tanh', 'silu', 'relu')
 _REDUCED = (8, 128)  # rows and outputs of a tile of the reduction
@@ -171,6 +173,7 @@ def product_of(
         pairs=pair > 0,
         head=head,
         group=weight.group if isinstance(weight, HalvedWeight) else 0,
+        heads=pair > 1,
     )
 
 
@@ -332,15 +335,26 @@ def _check_activation(name: str | None) -> None:
 
 
 def _tile(product: Product, device: torch.device, wanted: GemmTile | None) -> GemmTile:
-    processors, shared = triton_int8._gpu(device)
     if wanted is None:
-        return _chosen(product, processors, shared)
-    tile = fitted(wanted, product, shared=shared)
+        return _chosen(product, device)
+    limits = _limits(device)
+    tile = fitted(wanted, product, **limits)
     if tile is None:
-        raise BackendError(f'tile: {wanted} does not fit {product} into {shared} bytes')
+        raise BackendError(f'tile: {wanted} does not fit {product} on a GPU of {limits}')
     return tile
 
 
 @functools.lru_cache(maxsize=4096)
-def _chosen(product: Product, processors: int, shared: int) -> GemmTile:
-    return choose_gemm_tile(product, processors=processors, shared=shared)
+def _chosen(product: Product, device: torch.device) -> GemmTile:
+    if device.type == 'cuda':
+        return best_tile(product, gpu_of(device))
+    processors, _ = triton_int8._gpu(device)
+    return choose_gemm_tile(product, processors=processors, **_limits(device))
+
+
+def _limits(device: torch.device) -> dict[str, Any]:
+    """What a tile has to keep to."""
+    if device.type == 'cuda':
+        gpu = gpu_of(device)
+        return {'shared': gpu.shared, 'capability': gpu.capability}
+    return {'shared': triton_int8._gpu(device)[1]}
