@@ -24,7 +24,7 @@ RECIPES = {
     # everything that a layer can hold; no two layers read the same integers
     'everything': ('w4a8', {
         'layout': 'full',
-        'weights': {'group': 16, 'eight_bits': ['backbone.down', 'head.down']},
+        'weights': {'group': 64, 'eight_bits': ['backbone.down', 'head.down']},
         'activations': {'scale': 'static_per_step'},
         'rotation': {'input': 'pca_hadamard', 'block': 16, 'permute': True, 'output': 'pca'},
     }),
