@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 MOST_SPLITS = 16
+_BARRIERS = 1024  # bytes, of the pipeline's own
 # Of one multiprocessor: operations in the time of a byte from the cache, and in bytes what starting
 # on a block of keys (a chain of product, exponential, product) and joining splits cost in time.
 _OPERATIONS_PER_BYTE = 30
@@ -28,8 +29,8 @@ class AttentionTile:
     stages: int
 
     def shared(self, width: int, element: int) -> int:
-        """Bytes of shared memory, about, with heads of `width` columns of `element` bytes."""
-        return (self.rows + 2 * self.stages * self.keys) * width * element
+        """The most bytes of shared memory, with heads of `width` columns of `element` bytes."""
+        return (self.rows + 2 * self.stages * self.keys) * width * element + _BARRIERS
 
 
 def head_parts(size: int) -> tuple[int, int]:

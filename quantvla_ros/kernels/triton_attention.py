@@ -290,6 +290,7 @@ def attention(
             KEYS=tile.keys,
             num_warps=tile.warps,
             num_stages=tile.stages,
+            enable_fp_fusion=True,  # from Triton 3.10 on it must be asked for
         )
     return out
 
