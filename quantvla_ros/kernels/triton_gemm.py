@@ -26,8 +26,9 @@ def _weight_rows(outputs, PAIR: tl.constexpr):
     """The one or two rows of the weight that make an output; PAIR is their distance, 0: one."""
     if PAIR == 0:
         return outputs, outputs
-    first = (outputs // PAIR) * (2 * PAIR) + outputs % PAIR
-    return first, first + PAIR
+    else:
+        first = (outputs // PAIR) * (2 * PAIR) + outputs % PAIR
+        return first, first + PAIR
 
 
 @triton.jit
@@ -35,7 +36,8 @@ def _along_rows(x, LEFT: tl.constexpr):
     """A vector over the rows of a tile, to be spread over its outputs."""
     if LEFT:
         return x[None, :]
-    return x[:, None]
+    else:
+        return x[:, None]
 
 
 @triton.jit
@@ -43,7 +45,8 @@ def _along_outputs(x, LEFT: tl.constexpr):
     """A vector over the outputs of a tile, to be spread over its rows."""
     if LEFT:
         return x[:, None]
-    return x[None, :]
+    else:
+        return x[None, :]
 
 
 @triton.jit
@@ -113,7 +116,8 @@ def _dot(
         x, w = x.to(tl.float32), w.to(tl.float32)
     if LEFT:
         return tl.dot(w, x, sums, out_dtype=SUM, input_precision=PRECISION)
-    return tl.dot(x, w, sums, out_dtype=SUM, input_precision=PRECISION)
+    else:
+        return tl.dot(x, w, sums, out_dtype=SUM, input_precision=PRECISION)
 
 
 @triton.jit
@@ -206,16 +210,19 @@ def _packed_dot(
     if GROUP == 0:
         low, high = _halves(w, PTX)
         sums = tl.dot(low, low_x, sums, out_dtype=tl.int32)
-        return tl.dot(high, high_x, sums, out_dtype=tl.int32)
-    scale = tl.load(group_scale_ptr + w_rows * groups + at // GROUP)
-    if SCALE_SUMS:
-        low, high = _halves(w, PTX)
-        part = tl.dot(low, low_x, out_dtype=tl.int32)
-        part = tl.dot(high, high_x, part, out_dtype=tl.int32)
-        return sums + (part >> 4) * scale.to(tl.int32)[:, None]
-    low, high = _scaled_halves(w, tl.broadcast_to(scale[:, None], w.shape), PTX)
-    sums = tl.dot(low, low_x, sums, out_dtype=tl.int32)
-    return tl.dot(high, high_x, sums, out_dtype=tl.int32)
+        sums = tl.dot(high, high_x, sums, out_dtype=tl.int32)
+    else:
+        scale = tl.load(group_scale_ptr + w_rows * groups + at // GROUP)
+        if SCALE_SUMS:
+            low, high = _halves(w, PTX)
+            part = tl.dot(low, low_x, out_dtype=tl.int32)
+            part = tl.dot(high, high_x, part, out_dtype=tl.int32)
+            sums += (part >> 4) * scale.to(tl.int32)[:, None]
+        else:
+            low, high = _scaled_halves(w, tl.broadcast_to(scale[:, None], w.shape), PTX)
+            sums = tl.dot(low, low_x, sums, out_dtype=tl.int32)
+            sums = tl.dot(high, high_x, sums, out_dtype=tl.int32)
+    return sums
 
 
 @triton.jit
@@ -251,11 +258,11 @@ def _scaled(
 def _activated(x, ACTIVATION: tl.constexpr):
     if ACTIVATION == 'gelu_tanh':
         # (1 + tanh u) / 2 is the sigmoid of 2 u, without a cancellation
-        return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
-    if ACTIVATION == 'silu':
-        return x * tl.sigmoid(x)
-    if ACTIVATION == 'relu':
-        return tl.where(x < 0.0, 0.0, x)  # a maximum would drop NaN
+        x = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+    elif ACTIVATION == 'silu':
+        x = x * tl.sigmoid(x)
+    elif ACTIVATION == 'relu':
+        x = tl.where(x < 0.0, 0.0, x)  # a maximum would drop NaN
     return x
 
 
@@ -384,7 +391,7 @@ def _finish(
             tl.store(values_ptr + at + PAIR, b.to(values_ptr.dtype.element_ty), mask=mine)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=['M', 'start', 'eps'])
 def gemm_kernel(
     x_ptr,
     weight_ptr,
@@ -537,7 +544,7 @@ def gemm_kernel(
             tl.store(sums_ptr + at + M * count, second, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=['M', 'start', 'eps'])
 def reduce_kernel(
     sums_ptr,
     row_scale_ptr,
