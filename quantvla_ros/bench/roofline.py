@@ -102,7 +102,8 @@ def _kind(tensor: Tensor) -> str:
 
 
 def count_work(network: torch.nn.Module, call: Callable[[], object]) -> Work:
-    """What a call of a network's modules does."""
+    """What a call of a network's modules does, but for what it does the first time only."""
+    call()
     work = Work()
     counter = _Counter(work)
 
