@@ -158,6 +158,14 @@ print('done')
 
 SETTINGS = '''
 x, weight = torch.randn(3, 512), torch.randn(512)
+# a norm in integers is the norm, rounded to its type, in integers: as two layers would do it
+for dtype in (torch.float32, torch.bfloat16):
+    for bits in (8, 4):
+        once = triton_norms.rms_norm(x.to(dtype), weight, eps=1e-6, rows=Rows(bits=bits))
+        y = triton_norms.rms_norm(x.to(dtype), weight, eps=1e-6)
+        twice = triton_norms.quantize_rows(y, Rows(bits=bits))
+        assert torch.equal(once.values, twice.values) and torch.equal(once.scale, twice.scale)
+
 # a Hadamard matrix is exact in bfloat16, blocks of float16 in one TF32 product, others in three
 for rotation, dtype, expected in [
     (hadamard(64), torch.bfloat16, 'own'),
