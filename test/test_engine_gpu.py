@@ -86,3 +86,18 @@ def test_what_an_earlier_inference_left_is_never_read():
         if isinstance(tensor, torch.Tensor) and name not in kept:
             tensor.fill_(torch.nan)
     assert torch.equal(run(forward, given, captured=captured), first)
+
+
+def test_inputs_in_a_row_do_not_overwrite_each_other_on_their_way():
+    # The mirror on the host is filled again while its last copy may still be running.
+    forward, captured = graphs('float', Shape(2, 8)).fitting(2, 6)
+    wanted = []
+    for seed in range(4):
+        run(forward, inputs(2, 6, seed), captured=captured)
+        wanted.append(forward.result())
+    found = []
+    for seed in range(4):
+        forward.set_inputs(*inputs(2, 6, seed))
+        captured()
+        found.append(forward.actions.clone())  # on the device: nothing waits
+    assert all(torch.equal(f.cpu(), w) for f, w in zip(found, wanted, strict=True))

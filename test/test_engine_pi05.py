@@ -151,7 +151,10 @@ def test_the_smallest_prepared_shape_that_fits_is_chosen():
         given = inputs(views, tokens)
         forward.set_inputs(*given)
         captured()
-        assert relative(forward.actions, expected(network('float'), *given)[0]) < 1e-6
+        result = forward.result()
+        assert relative(result, expected(network('float'), *given)[0]) < 1e-6
+        forward.actions.fill_(torch.nan)
+        assert torch.isfinite(result).all()  # the caller's own
 
 
 def test_a_shape_that_was_not_prepared_is_refused_with_those_that_were():

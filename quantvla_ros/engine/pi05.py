@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantvla_ros.engine.staging import Fetched, Staged
 from quantvla_ros.engine.weights import WeightLoader
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused
@@ -159,10 +160,13 @@ class PI05Forward:
         table = rotary_table(places[None], stack.head_dim, ROTARY_THETA)
         self._cos, self._sin = (t[0, 0].contiguous() for t in table)
         self._chunk = torch.arange(config.chunk, dtype=torch.int32, device=device)
+        inputs = {name: getattr(self, name) for name in ('images', 'text', 'counts', 'noise')}
+        self._staged = {name: Staged(tensor) for name, tensor in inputs.items()}
+        self._fetched = Fetched(self.actions)
         self.set_length(prompt)
 
     def set_inputs(self, images: Sequence[Tensor], tokens: Tensor, noise: Tensor) -> None:
-        """Copy an observation's inputs to their buffers.
+        """Copy an observation's inputs to their buffers; they may be on the host.
 
         Args:
             images: of each view [3, image, image] in [-1, 1].
@@ -173,10 +177,9 @@ class PI05Forward:
         """
         if len(images) != self.views:
             raise BackendError(f'engine: expected {self.views} pictures, found {len(images)}')
-        for place, image in zip(self.images, images, strict=True):
-            place.copy_(image)
+        self._staged['images'].write(images)
         self.set_prompt(tokens)
-        self.noise.copy_(noise)
+        self._staged['noise'].write(noise)
 
     @torch.no_grad()
     def set_prompt(self, tokens: Tensor) -> None:
@@ -187,13 +190,18 @@ class PI05Forward:
                 f'engine: expected 1 to {self.prompt} tokens, found {list(tokens.shape)}'
             )
         rows = embedding(tokens.to(embedding.weight.device))
-        self.text[: len(rows)].copy_(rows * rows.shape[-1] ** 0.5)
+        self._staged['text'].write(rows * rows.shape[-1] ** 0.5)
         self.set_length(len(rows))
 
     def set_length(self, tokens: int) -> None:
         """How many rows of `text` are the prompt."""
         count = self.pictures + tokens
-        self.counts.copy_(torch.tensor([count, count + self.weights.config.chunk]))
+        chunk = self.weights.config.chunk
+        self._staged['counts'].write(torch.tensor([count, count + chunk], dtype=torch.int32))
+
+    def result(self) -> Tensor:
+        """Wait for the actions: [chunk, action_dim] float32 on the host."""
+        return self._fetched.read()
 
     def run(self) -> Tensor:
         """Everything: `actions` from `images`, `text`, `counts` and `noise`."""
