@@ -8,6 +8,7 @@ compared comes from one process: the same device, weights, inputs and noise.
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -93,13 +94,14 @@ def bench(
     Returns:
         What `--out` writes: see docs/bench.md.
     """
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)  # events and graphs are of the current one
+    progress('what the device does at best')
+    ceilings = measure_ceilings(device, seconds=min(settings.warm_up, 1.0))
     run = _Run(workload, device, settings, progress)
     for precision in precisions:
         run.precision(precision, systems)
     reference = run.reference(precisions)
-    progress('ceilings')
-    kinds = {kind for works in run.works.values() for w in works.values() for kind in w.operations}
-    ceilings = measure_ceilings(device, kinds, seconds=min(settings.warm_up, 1.0))
     for row in run.rows:
         if is_done(row):
             run.judge(row, reference)
@@ -189,6 +191,7 @@ class _Run:
         try:
             running = system.start(network, inputs, noise)
             warm(running.run, device, settings.warm_up)
+            machine.reset_memory(device)  # what getting ready took is not what running takes
             self._found[len(self.rows) - 1] = Output.of(running.run(), running.first_velocity())
             times = device_times(running.run, device, settings.runs)
             once = self._whole(running, network)
@@ -203,8 +206,10 @@ class _Run:
                 found = device_times(part.call, device, runs, part.before)
                 row['parts_ms'][name] = Spread.of(found).as_json()
             row['device_ms_of_each_run'] = [round(time, 4) for time in times]
-        # torch's: out of memory, nothing that can be captured, no compiler
-        except (RuntimeError, BackendError) as error:
+        # Whatever it is (memory, a kernel, a compiler), it is what this row has to say: the others
+        # are still worth their time.
+        except Exception as error:
+            traceback.print_exc()
             first = next(iter(str(error).strip().splitlines()), '')
             return f'{type(error).__name__}: {first[:300]}'
         return None

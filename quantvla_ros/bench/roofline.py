@@ -23,6 +23,7 @@ from quantvla_ros.kernels import triton_int8
 from quantvla_ros.quantization.linear import QuantizedLinear
 
 INT8 = 'int8'
+KINDS = ('float32', 'bfloat16', INT8)  # types of factors
 
 
 @dataclass
@@ -130,30 +131,36 @@ def count_work(network: torch.nn.Module, call: Callable[[], object]) -> Work:
     return work
 
 
-def measure_ceilings(device: torch.device, kinds: set[str], *, seconds: float) -> Ceilings:
+def measure_ceilings(device: torch.device, *, seconds: float) -> Ceilings:
     """What this device does at best.
 
     Args:
-        kinds: types of factors, as in `Work`.
         seconds: how long each is warmed up.
     """
     gpu = device.type == 'cuda'
-    calls: dict[str, tuple[str, float, Callable[[], object]]] = {}
-    for side in (4096, 8192) if gpu else (1024,):
-        for kind in sorted(kinds):
-            for name, call in _products(kind, side, device).items():
-                calls[f'{name} {side}'] = (kind, 2.0 * side**3, call)
-    size = 2**30 if gpu else 2**26
-    source = torch.ones(size // 4, device=device)
-    target = torch.empty_like(source)
-    calls['copy'] = ('bytes', 2.0 * size, lambda: target.copy_(source))
-    calls['read'] = ('bytes', 1.0 * size, source.sum)
-    seen, best = {}, dict.fromkeys((*kinds, 'bytes'), 0.0)
-    for name, (kind, amount, call) in calls.items():
+    seen: dict[str, float] = {}
+
+    def measure(name: str, amount: float, call: Callable[[], object]) -> float:
         warm(call, device, seconds)
         seen[name] = 1e3 * amount / Spread.of(device_times(call, device, 20 if gpu else 5)).p50
-        best[kind] = max(best[kind], seen[name])
-    return Ceilings({kind: best[kind] for kind in kinds}, best['bytes'], seen)
+        return seen[name]
+
+    operations = {
+        kind: max(
+            measure(f'{name} {side}', 2.0 * side**3, call)
+            for side in ((4096, 8192) if gpu else (1024,))
+            for name, call in _products(kind, side, device).items()
+        )
+        for kind in KINDS
+    }
+    size = 2**29 if gpu else 2**26  # larger than any cache
+    source = torch.ones(size // 4, device=device)
+    target = torch.empty_like(source)
+    bandwidth = max(
+        measure('copy', 2.0 * size, lambda: target.copy_(source)),
+        measure('read', 1.0 * size, source.sum),
+    )
+    return Ceilings(operations, bandwidth, seen)
 
 
 def _products(kind: str, side: int, device: torch.device) -> dict[str, Callable[[], object]]:

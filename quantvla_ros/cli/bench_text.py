@@ -91,7 +91,7 @@ def _parts(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         memory = row['memory_bytes']
-        gpu = [memory.get(f'gpu_{name}') for name in ('allocated_peak', 'whole')]
+        gpu = [memory.get(f'gpu_{name}') for name in ('reserved_peak', 'whole')]
         lines.append([
             label(row),
             *(_part(row, name) for name in names),
