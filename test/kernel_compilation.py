@@ -3,6 +3,7 @@
 """Triton kernels compiled for GPUs that are not here, and what the result asks of them."""
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
@@ -19,6 +20,14 @@ INTEGER = r'(wgmma\.mma_async\.\S*s32\.s8\.s8|mma\.sync\.\S*s32\.s8\.s8\.s32)'
 TF32 = r'(wgmma\.mma_async\.\S*tf32|mma\.sync\.\S*tf32|tcgen05\.mma\.\S*tf32)'
 BF16 = r'(wgmma\.mma_async\.\S*bf16|mma\.sync\.\S*bf16|tcgen05\.mma\.\S*f16)'
 FP16 = r'(wgmma\.mma_async\.\S*f16\.f16|mma\.sync\.\S*f16\.f16|tcgen05\.mma\.\S*f16)'
+# Every combination of GPU and configuration takes long; what CI compiles by default has each kernel
+# for each GPU whose code differs.
+EVERYTHING = os.environ.get('QUANTVLA_AOT') == 'all'
+
+
+def chips(*some):
+    """The GPUs to compile for: these, or all where everything is asked for."""
+    return sorted(SHARED) if EVERYTHING or not some else some
 
 
 def compile_for(capability, kernel, signature, constants, **options):
