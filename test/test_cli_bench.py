@@ -3,19 +3,19 @@
 """`bench` runs what it says, counts what it says, and never shows a wrong result as a fast one."""
 import dataclasses
 import json
+import platform
 import re
 import shlex
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import artifact_samples
-import numpy as np
 import pytest
 import torch
 from quantization_samples import ROOT, write_checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quantvla_ros.bench import systems
+from quantvla_ros.bench import machine, systems
 from quantvla_ros.bench.clock import Spread, device_times, warm
 from quantvla_ros.bench.networks import make_network
 from quantvla_ros.bench.roofline import Ceilings, Work, count_work
@@ -74,26 +74,13 @@ def test_every_architecture_is_measured_in_float_and_integers(kind, tmp_path, ca
     assert errors['float32'] < 1e-5 < errors['bf16'] < 0.05 and 1e-4 < errors['w8a8'] < 0.1
     text = capsys.readouterr().out
     assert 'w8a8 eager' in text and 'right' in text and 'WRONG' not in text
+    engine = [row for row in found['rows'] if row['system'] == 'engine'][-1]
+    if 'left_out' in engine:
+        assert f'left out: w8a8 engine: {engine["left_out"]}' in text and kind != 'pi05'
+    else:
+        assert engine['from_plain']['first_velocity'] < 0.005
+        assert abs(engine['error_beyond_plain']) < 0.02
     ElementTree.parse(tmp_path / 'bench.svg')
-
-
-def test_our_engine_stands_beside_the_plain_network(tmp_path):
-    status, found = bench(tmp_path, '--size', 'tiny', '--precision', 'float32,w8a8', *SHORTER)
-    assert status == 0
-    engine = next(
-        row for row in found['rows'] if (row['precision'], row['system']) == ('w8a8', 'engine')
-    )
-    assert engine['from_plain']['first_velocity'] < 0.005
-    assert abs(engine['error_beyond_plain']) < 0.02
-
-
-def test_an_architecture_without_an_engine_is_left_out_and_says_so(tmp_path, capsys):
-    status, found = bench(
-        tmp_path, '--size', 'tiny', '--model', 'smolvla', '--precision', 'float32', *SHORTER
-    )
-    assert status == 0
-    assert [row['system'] for row in found['rows'] if 'left_out' in row] == ['engine']
-    assert 'left out: float32 engine' in capsys.readouterr().out
 
 
 class Shifted(Plain):
@@ -191,6 +178,16 @@ def test_the_prompt_has_exactly_the_tokens_that_were_asked_for(kind, tokens):
     else:
         count = inputs.tokens.shape[1]
     assert count == tokens == work.lengths.prompt_tokens
+
+
+@pytest.mark.parametrize('kind', TINY)
+def test_the_network_runs_the_chunk_and_the_steps_that_were_asked_for(kind):
+    network, inputs, noise = started(kind)
+    assert (network.noise_shape[0], network.denoising_steps) == (SHORT.chunk, SHORT.steps)
+    seen = []
+    with torch.no_grad():
+        act(network, inputs, noise, lambda step, x, velocity: seen.append((step, x.shape[1])))
+    assert seen == [(0, SHORT.chunk), (1, SHORT.chunk)]
 
 
 @pytest.mark.parametrize('kind', TINY)
@@ -328,10 +325,9 @@ def test_the_commands_of_the_documentation_are_those_of_the_program(page):
         parser.parse_args(shlex.split(call, comments=True))
 
 
-def test_nothing_in_the_result_names_the_host(tmp_path):
-    import platform
-
-    _, found = bench(tmp_path, '--size', 'tiny', '--precision', 'float32', *SHORTER)
-    about = json.dumps(found['about'])
-    assert platform.node() not in about and str(Path.home()) not in about
-    assert np.isfinite(found['about']['memory_gib'])
+def test_a_machine_is_described_without_its_name():
+    about = machine.describe(CPU)
+    assert about['device'] == 'cpu' and about['memory_gib'] > 0 and about['torch']
+    assert platform.node() not in json.dumps(about)
+    assert str(Path.home()) not in json.dumps(about)
+    assert machine.memory(CPU)['host_peak'] > 2**20
