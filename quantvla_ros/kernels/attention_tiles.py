@@ -72,7 +72,10 @@ def choose_attention_tile(
             continue
         for tile_keys in (32, 64, 128):
             blocks = -(-keys // tile_keys)
-            warps = 8 if tile_rows == 128 else 4
+            # By what fits into the registers: sums, logits, addresses.
+            warps = 8 if tile_rows * width >= 64 * 128 else 4
+            if tile_rows * width > 64 * 256 or tile_keys > max(64, tile_rows):
+                continue
             widest = AttentionTile(tile_rows, tile_keys, 1, warps, 3)
             tile = _deepest(widest, width, element, shared)
             if tile is None or (tile_keys == 128 and width * element > 256):
@@ -81,14 +84,15 @@ def choose_attention_tile(
                 each = -(-blocks // splits)
                 if splits > 1 and -(-blocks // each) != splits:
                     continue  # a split would be empty
-                programs = -(-rows // tile_rows) * groups * splits
+                tiles = -(-rows // tile_rows) * groups
                 loaded = 2 * tile_keys * width * element
                 multiplied = 4 * tile_rows * tile_keys * width / _OPERATIONS_PER_BYTE
                 hidden = min(loaded, multiplied) if tile.stages > 1 else 0
-                time = each * (loaded + multiplied - hidden + _BLOCK_COST)
-                time *= -(-programs // processors)
+                part = tile_rows * width * 4 if splits > 1 else 0
+                time = each * (loaded + multiplied - hidden + _BLOCK_COST) + part
+                time *= -(-tiles * splits // processors)
                 if splits > 1:
-                    time += _JOIN_COST + 2 * splits * tile_rows * width * 4
+                    time += -(-tiles // processors) * (_JOIN_COST + splits * part)
                 if time < least:
                     least = time
                     best = replace(tile, splits=splits)
