@@ -319,8 +319,8 @@ def every_tile(device: str) -> None:
     """Whatever tile may be chosen or tuned gives the same, on a shape that none divides."""
     for kind, rows in itertools.product(KINDS, (10, 30, 60, 70)):
         name, _, group = kind.partition(' of ')
-        case = Case(kind, rows, 650, 90, device=device)
-        product = Product(name, rows, 90, 650, group=int(group or 0))
+        case = Case(kind, rows, 330, 90, device=device)
+        product = Product(name, rows, 90, 330, group=int(group or 0))
         tiles = list(candidates(product, shared=227 * 1024))
         assert len(tiles) >= 4, product
         # On the CPU one of a kind is enough: the interpreter does not know of warps and stages.

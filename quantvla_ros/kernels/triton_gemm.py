@@ -7,8 +7,8 @@ Knows pointers and sizes; knows nothing of tensors, devices or tile choice (see
 they compute.
 
 A program makes a tile of rows x outputs. Where two rows of the weight make one output (gate and up,
-or the two halves of a head that rotary embedding mixes), it keeps two sums of equal layout, so that
-what combines them stays inside a thread whatever the distance of the two rows. With few rows or
+or the two halves of a head that rotary embedding mixes), the first ones fill the first half of the
+tile and the second ones the other: one product, whose sums are then taken apart. With few rows or
 packed weights the weights are the left operand (LEFT): the matrix instruction's long side then goes
 along the outputs, and packed weights go from registers into it.
 
@@ -22,13 +22,36 @@ from quantvla_ros.kernels.triton_kernels import _halves, _scaled_halves
 
 
 @triton.jit
-def _weight_rows(outputs, PAIR: tl.constexpr):
-    """The one or two rows of the weight that make an output; PAIR is their distance, 0: one."""
+def _outputs(tile, PAIR: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The outputs of a tile, for each row of the weight in it, and those rows.
+
+    PAIR is the distance of the two rows that make an output; 0: one row does.
+    """
+    places = tl.arange(0, BLOCK_N)
     if PAIR == 0:
+        outputs = tile * BLOCK_N + places
         return outputs, outputs
     else:
-        first = (outputs // PAIR) * (2 * PAIR) + outputs % PAIR
-        return first, first + PAIR
+        HALF: tl.constexpr = BLOCK_N // 2
+        outputs = tile * HALF + places % HALF
+        return outputs, _first(outputs, PAIR) + (places // HALF) * PAIR
+
+
+@triton.jit
+def _first(outputs, PAIR: tl.constexpr):
+    """The first of the two rows of the weight that make an output."""
+    return (outputs // PAIR) * (2 * PAIR) + outputs % PAIR
+
+
+@triton.jit
+def _parted(sums, LEFT: tl.constexpr):
+    """Both halves of a tile along its outputs."""
+    if LEFT:
+        sums = tl.reshape(sums, (2, sums.shape[0] // 2, sums.shape[1]))
+        return tl.split(tl.permute(sums, (1, 2, 0)))
+    else:
+        sums = tl.reshape(sums, (sums.shape[0], 2, sums.shape[1] // 2))
+        return tl.split(tl.permute(sums, (0, 2, 1)))
 
 
 @triton.jit
@@ -54,12 +77,10 @@ def _products(
     x_ptr,
     weight_ptr,
     x_rows,
-    first_rows,
-    second_rows,
+    w_rows,
     start,
     stop,
     K,
-    PAIR: tl.constexpr,
     INTEGER: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
@@ -69,37 +90,28 @@ def _products(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Sums over columns start to stop of x [M, K] by the first and the second rows of weight."""
+    """Sums over columns start to stop of x [M, K] by rows of weight [N, K]."""
     SUM: tl.constexpr = tl.int32 if INTEGER else tl.float32
     columns = tl.arange(0, BLOCK_K)
     # The columns lie across a left operand and down a right one.
-    x_at = x_ptr + _along_rows(x_rows * K, LEFT) + _along_outputs(columns + start, LEFT)
-    w_columns = _along_rows(columns + start, LEFT)
-    first_at = weight_ptr + _along_outputs(first_rows * K, LEFT) + w_columns
-    second_at = weight_ptr + _along_outputs(second_rows * K, LEFT) + w_columns
+    x_columns, w_columns = _along_outputs(columns, LEFT), _along_rows(columns, LEFT)
+    x_at = x_ptr + _along_rows(x_rows * K, LEFT) + (x_columns + start)
+    w_at = weight_ptr + _along_outputs(w_rows * K, LEFT) + (w_columns + start)
     if LEFT:
-        first = tl.zeros((BLOCK_N, BLOCK_M), dtype=SUM)
+        sums = tl.zeros((BLOCK_N, BLOCK_M), dtype=SUM)
     else:
-        first = tl.zeros((BLOCK_M, BLOCK_N), dtype=SUM)
-    second = first
+        sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=SUM)
     for at in range(start, stop, BLOCK_K):
         if EVEN_K:
             x = tl.load(x_at)
-            w = tl.load(first_at)
+            w = tl.load(w_at)
         else:
-            x = tl.load(x_at, mask=_along_outputs(columns, LEFT) < K - at, other=0)
-            w = tl.load(first_at, mask=_along_rows(columns, LEFT) < K - at, other=0)
-        first = _dot(x, w, first, LEFT, SUM, PRECISION, WIDEN)
-        if PAIR > 0:
-            if EVEN_K:
-                w = tl.load(second_at)
-            else:
-                w = tl.load(second_at, mask=_along_rows(columns, LEFT) < K - at, other=0)
-            second = _dot(x, w, second, LEFT, SUM, PRECISION, WIDEN)
+            x = tl.load(x_at, mask=x_columns < K - at, other=0)
+            w = tl.load(w_at, mask=w_columns < K - at, other=0)
+        sums = _dot(x, w, sums, LEFT, SUM, PRECISION, WIDEN)
         x_at += BLOCK_K
-        first_at += BLOCK_K
-        second_at += BLOCK_K
-    return first, second
+        w_at += BLOCK_K
+    return sums
 
 
 @triton.jit
@@ -126,12 +138,10 @@ def _packed_products(
     weight_ptr,
     group_scale_ptr,
     x_rows,
-    first_rows,
-    second_rows,
+    w_rows,
     start,
     stop,
     K,
-    PAIR: tl.constexpr,
     GROUP: tl.constexpr,
     SCALE_SUMS: tl.constexpr,
     PTX: tl.constexpr,
@@ -142,86 +152,44 @@ def _packed_products(
 ):
     """The same with packed weights as `halves` orders them, the weights being the left operand.
 
-    Without groups the sums are 16 times what they should be.
+    A step stays within a group: its scale multiplies the step's sums, where those are fewer than
+    the weights (SCALE_SUMS), or the weights. Without groups the sums are 16 times what they are.
     """
     width = tl.cdiv(K, 64) * 32
-    groups = 0
-    if GROUP > 0:
-        groups = tl.cdiv(K, GROUP)
     bytes_ = tl.arange(0, BLOCK_K // 2)
     low_columns = (bytes_ // 32) * 64 + bytes_ % 32
     low_at = x_ptr + x_rows[None, :] * K + (low_columns + start)[:, None]
-    first_at = weight_ptr + first_rows[:, None] * width + (bytes_ + start // 2)[None, :]
-    second_at = weight_ptr + second_rows[:, None] * width + (bytes_ + start // 2)[None, :]
-    first = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.int32)
-    second = first
+    w_at = weight_ptr + w_rows[:, None] * width + (bytes_ + start // 2)[None, :]
+    sums = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.int32)
+    if GROUP > 0:
+        group_at = group_scale_ptr + w_rows * tl.cdiv(K, GROUP)
     for at in range(start, stop, BLOCK_K):
         if EVEN_K:
             low_x = tl.load(low_at)
             high_x = tl.load(low_at + 32)
-            w = tl.load(first_at)
+            w = tl.load(w_at)
         else:
             # Weights beyond the edge are whatever they are: they meet zeros.
             low_x = tl.load(low_at, mask=low_columns[:, None] < K - at, other=0)
             high_x = tl.load(low_at + 32, mask=low_columns[:, None] + 32 < K - at, other=0)
-            w = tl.load(first_at, mask=bytes_[None, :] < width - at // 2, other=0)
-        first = _packed_dot(
-            first, w, low_x, high_x, group_scale_ptr, first_rows, groups, at, GROUP, SCALE_SUMS, PTX
-        )
-        if PAIR > 0:
-            if EVEN_K:
-                w = tl.load(second_at)
-            else:
-                w = tl.load(second_at, mask=bytes_[None, :] < width - at // 2, other=0)
-            second = _packed_dot(
-                second,
-                w,
-                low_x,
-                high_x,
-                group_scale_ptr,
-                second_rows,
-                groups,
-                at,
-                GROUP,
-                SCALE_SUMS,
-                PTX,
-            )
-        low_at += BLOCK_K
-        first_at += BLOCK_K // 2
-        second_at += BLOCK_K // 2
-    return first, second
-
-
-@triton.jit
-def _packed_dot(
-    sums,
-    w,
-    low_x,
-    high_x,
-    group_scale_ptr,
-    w_rows,
-    groups,
-    at,
-    GROUP: tl.constexpr,
-    SCALE_SUMS: tl.constexpr,
-    PTX: tl.constexpr,
-):
-    """One step, all of one group: its scale multiplies the step's sums or the weights."""
-    if GROUP == 0:
-        low, high = _halves(w, PTX)
-        sums = tl.dot(low, low_x, sums, out_dtype=tl.int32)
-        sums = tl.dot(high, high_x, sums, out_dtype=tl.int32)
-    else:
-        scale = tl.load(group_scale_ptr + w_rows * groups + at // GROUP)
-        if SCALE_SUMS:
+            w = tl.load(w_at, mask=bytes_[None, :] < width - at // 2, other=0)
+        if GROUP == 0:
             low, high = _halves(w, PTX)
-            part = tl.dot(low, low_x, out_dtype=tl.int32)
-            part = tl.dot(high, high_x, part, out_dtype=tl.int32)
-            sums += (part >> 4) * scale.to(tl.int32)[:, None]
-        else:
-            low, high = _scaled_halves(w, tl.broadcast_to(scale[:, None], w.shape), PTX)
             sums = tl.dot(low, low_x, sums, out_dtype=tl.int32)
             sums = tl.dot(high, high_x, sums, out_dtype=tl.int32)
+        else:
+            scale = tl.load(group_at + at // GROUP)
+            if SCALE_SUMS:
+                low, high = _halves(w, PTX)
+                part = tl.dot(low, low_x, out_dtype=tl.int32)
+                part = tl.dot(high, high_x, part, out_dtype=tl.int32)
+                sums += (part >> 4) * scale.to(tl.int32)[:, None]
+            else:
+                low, high = _scaled_halves(w, tl.broadcast_to(scale[:, None], w.shape), PTX)
+                sums = tl.dot(low, low_x, sums, out_dtype=tl.int32)
+                sums = tl.dot(high, high_x, sums, out_dtype=tl.int32)
+        low_at += BLOCK_K
+        w_at += BLOCK_K // 2
     return sums
 
 
@@ -268,10 +236,9 @@ def _activated(x, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def _finish(
-    first,
-    second,
+    sums,
     rows,
-    outputs,
+    tile,
     row_scale_ptr,
     scale_ptr,
     bias_ptr,
@@ -303,14 +270,14 @@ def _finish(
     NORMED: tl.constexpr,
     START_ON_DEVICE: tl.constexpr,
     LEFT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
     """From the sums of a tile to what is stored, in float32 up to the store."""
-    first_rows, second_rows = _weight_rows(outputs, PAIR)
-    count = N // 2 if PAIR > 0 else N
-    a = _scaled(
-        first,
+    _, w_rows = _outputs(tile, PAIR, BLOCK_N)
+    y = _scaled(
+        sums,
         rows,
-        first_rows,
+        w_rows,
         row_scale_ptr,
         scale_ptr,
         bias_ptr,
@@ -322,37 +289,28 @@ def _finish(
         LEFT,
     )
     places = _along_rows(rows.to(tl.int64), LEFT)
-    inside = _along_rows(rows < M, LEFT) & _along_outputs(outputs < count, LEFT)
     if EPILOGUE == 'linear':
-        y = _activated(a, ACTIVATION)
-        at = places * N + _along_outputs(outputs, LEFT)
+        y = _activated(y, ACTIVATION)
+        at = places * N + _along_outputs(w_rows, LEFT)
+        inside = _along_rows(rows < M, LEFT) & _along_outputs(w_rows < N, LEFT)
         if HAS_GATE:
-            gate = tl.load(gate_ptr + outputs, mask=outputs < N, other=0.0).to(tl.float32)
+            gate = tl.load(gate_ptr + w_rows, mask=w_rows < N, other=0.0).to(tl.float32)
             y *= _along_outputs(gate, LEFT)
         if HAS_RESIDUAL:
             y += tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
         tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
     else:
-        b = _scaled(
-            second,
-            rows,
-            second_rows,
-            row_scale_ptr,
-            scale_ptr,
-            bias_ptr,
-            M,
-            N,
-            KIND,
-            GROUP,
-            HAS_BIAS,
-            LEFT,
-        )
+        HALF: tl.constexpr = BLOCK_N // 2
+        outputs = tile * HALF + tl.arange(0, HALF)
+        inside = _along_rows(rows < M, LEFT) & _along_outputs(outputs < N // 2, LEFT)
+        a, b = _parted(y, LEFT)
         if EPILOGUE == 'gated':
             y = _activated(a, ACTIVATION) * b
-            at = places * count + _along_outputs(outputs, LEFT)
+            at = places * (N // 2) + _along_outputs(outputs, LEFT)
             tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
         else:
             head, inner = outputs // PAIR, outputs % PAIR
+            first_rows = _first(outputs, PAIR)
             turned = head < HEADS + KV_HEADS
             if NORMED:  # the tile's outputs are one head
                 mean = tl.sum(a * a + b * b, axis=0 if LEFT else 1) / (2 * PAIR)
@@ -442,33 +400,29 @@ def gemm_kernel(
     """One program per tile (axis 0) and part of the columns (axis 1) of x [M, K] @ weight [N, K].T.
 
     Programs that share a block of weights run side by side, so the weights come from memory once.
-    The sums are those of [SPLIT, 1 or 2 (pairs), M, outputs] int32 or float32.
+    With SPLIT > 1 the sums are stored: [SPLIT, M, N] int32 or float32.
     """
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)
     rows = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)
-    outputs = (tile // tiles_m) * BLOCK_N + tl.arange(0, BLOCK_N)
-    count = N // 2 if PAIR > 0 else N
+    _, outputs = _outputs(tile // tiles_m, PAIR, BLOCK_N)
     # What lies beyond the edge reads row 0 instead of a mask per load; it is never stored.
     x_rows = tl.where(rows < M, rows, 0).to(tl.int64)
-    w_outputs = tl.where(outputs < count, outputs, 0).to(tl.int64)
-    first_rows, second_rows = _weight_rows(w_outputs, PAIR)
+    w_rows = tl.where(outputs < N, outputs, 0).to(tl.int64)
     part = tl.program_id(1)
     length = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT) * BLOCK_K
     begin = part * length
     stop = tl.minimum(begin + length, K)
     if KIND == 'int4':
-        first, second = _packed_products(
+        sums = _packed_products(
             x_ptr,
             weight_ptr,
             group_scale_ptr,
             x_rows,
-            first_rows,
-            second_rows,
+            w_rows,
             begin,
             stop,
             K,
-            PAIR,
             GROUP,
             SCALE_SUMS,
             PTX,
@@ -478,16 +432,14 @@ def gemm_kernel(
             BLOCK_K,
         )
     else:
-        first, second = _products(
+        sums = _products(
             x_ptr,
             weight_ptr,
             x_rows,
-            first_rows,
-            second_rows,
+            w_rows,
             begin,
             stop,
             K,
-            PAIR,
             KIND == 'int8',
             PRECISION,
             WIDEN,
@@ -499,10 +451,9 @@ def gemm_kernel(
         )
     if SPLIT == 1:
         _finish(
-            first,
-            second,
+            sums,
             rows,
-            outputs,
+            tile // tiles_m,
             row_scale_ptr,
             scale_ptr,
             bias_ptr,
@@ -534,14 +485,12 @@ def gemm_kernel(
             NORMED,
             START_ON_DEVICE,
             LEFT,
+            BLOCK_N,
         )
     else:
-        inside = _along_rows(rows < M, LEFT) & _along_outputs(outputs < count, LEFT)
-        at = (part * (M * N)).to(tl.int64) + _along_rows(rows * count, LEFT)
-        at += _along_outputs(outputs, LEFT)
-        tl.store(sums_ptr + at, first, mask=inside)
-        if PAIR > 0:
-            tl.store(sums_ptr + at + M * count, second, mask=inside)
+        inside = _along_rows(rows < M, LEFT) & _along_outputs(outputs < N, LEFT)
+        at = (part * (M * N)).to(tl.int64) + _along_rows(rows * N, LEFT)
+        tl.store(sums_ptr + at + _along_outputs(outputs, LEFT), sums, mask=inside)
 
 
 @triton.jit(do_not_specialize=['M', 'start', 'eps'])
@@ -585,24 +534,17 @@ def reduce_kernel(
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)
     rows = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)
-    outputs = (tile // tiles_m) * BLOCK_N + tl.arange(0, BLOCK_N)
-    count = N // 2 if PAIR > 0 else N
-    inside = (rows < M)[:, None] & (outputs < count)[None, :]
-    at = sums_ptr + (rows * count)[:, None] + outputs[None, :]
-    first = tl.load(at, mask=inside, other=0)
-    second = first
-    if PAIR > 0:
-        second = tl.load(at + M * count, mask=inside, other=0)
+    _, w_rows = _outputs(tile // tiles_m, PAIR, BLOCK_N)
+    inside = (rows < M)[:, None] & (w_rows < N)[None, :]
+    at = sums_ptr + (rows * N)[:, None] + w_rows[None, :]
+    sums = tl.load(at, mask=inside, other=0)
     for _ in tl.static_range(SPLIT - 1):
         at += M * N
-        first += tl.load(at, mask=inside, other=0)
-        if PAIR > 0:
-            second += tl.load(at + M * count, mask=inside, other=0)
+        sums += tl.load(at, mask=inside, other=0)
     _finish(
-        first,
-        second,
+        sums,
         rows,
-        outputs,
+        tile // tiles_m,
         row_scale_ptr,
         scale_ptr,
         bias_ptr,
@@ -634,4 +576,5 @@ def reduce_kernel(
         NORMED,
         START_ON_DEVICE,
         False,
+        BLOCK_N,
     )

@@ -199,8 +199,6 @@ def _launch(
     tile = _tile(product, y.device, tile)
     group = product.group
     group_scale = weight.group_scale if isinstance(weight, HalvedWeight) else None
-    block = tile.outputs // 2 if epilogue.pair else tile.outputs
-    count = outputs // 2 if epilogue.pair else outputs
     kind = 'float' if isinstance(weight, FloatWeight) else product.kind
     sums = y
     if tile.split > 1:
@@ -241,7 +239,7 @@ def _launch(
         'SPLIT': tile.split,
     }
     with triton_int8._on(y.device):
-        grid = (-(-rows // tile.rows) * -(-count // block), tile.split)
+        grid = (-(-rows // tile.rows) * -(-outputs // tile.outputs), tile.split)
         triton_gemm.gemm_kernel[grid](
             values,
             matrix,
@@ -260,7 +258,7 @@ def _launch(
             EVEN_K=columns % tile.columns == 0,
             LEFT=tile.left,
             BLOCK_M=tile.rows,
-            BLOCK_N=block,
+            BLOCK_N=tile.outputs,
             BLOCK_K=tile.columns,
             num_warps=tile.warps,
             num_stages=tile.stages,
@@ -268,8 +266,8 @@ def _launch(
         )
         if tile.split > 1:
             height, width = _REDUCED
-            width = head or width
-            grid = (-(-rows // height) * -(-count // width),)
+            width = 2 * head or width
+            grid = (-(-rows // height) * -(-outputs // width),)
             triton_gemm.reduce_kernel[grid](
                 sums,
                 *after,
