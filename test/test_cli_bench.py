@@ -1,6 +1,7 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """`bench` runs what it says, counts what it says, and never shows a wrong result as a fast one."""
+import argparse
 import dataclasses
 import json
 import platform
@@ -21,6 +22,8 @@ from quantvla_ros.bench.networks import make_network
 from quantvla_ros.bench.roofline import Ceilings, Work, count_work
 from quantvla_ros.bench.running import Plain, plain_parts
 from quantvla_ros.bench.workload import Lengths, random_workload
+from quantvla_ros.cli import bench as bench_command
+from quantvla_ros.cli import tune as tune_command
 from quantvla_ros.cli.main import main
 from quantvla_ros.cli.random_checkpoint import TINY
 from quantvla_ros.models import groot_n15
@@ -310,16 +313,16 @@ def test_a_plot_shows_what_failed_and_escapes_names():
     assert 'a<b' in words and 'not run: no & graph' in words and '10.0 ms' in words
 
 
-@pytest.mark.parametrize('page', ['bench.md', 'jetson.md'])
-def test_the_commands_of_the_documentation_are_those_of_the_program(page):
-    from argparse import ArgumentParser
-
-    from quantvla_ros.cli import bench as command
-
-    parser = ArgumentParser()
-    command.add_arguments(parser)
+@pytest.mark.parametrize(
+    ('page', 'module'),
+    [('bench.md', bench_command), ('jetson.md', bench_command), ('jetson.md', tune_command)],
+)
+def test_the_commands_of_the_documentation_are_those_of_the_program(page, module):
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
     text = (ROOT / 'docs' / page).read_text().replace('\\\n', ' ')
-    calls = re.findall(r'^(?:\w+=\S+ )*python3? -m quantvla_ros bench (.*)$', text, re.MULTILINE)
+    name = module.__name__.rpartition('.')[2]
+    calls = re.findall(rf'^ *python3? -m quantvla_ros {name} (.*)$', text, re.MULTILINE)
     assert calls
     for call in calls:
         parser.parse_args(shlex.split(call, comments=True))
