@@ -93,6 +93,13 @@ class Shifted(Plain):
         return super().run() + 0.5
 
 
+class Broken(Plain):
+    """No numbers."""
+
+    def run(self):
+        return super().run() * torch.nan
+
+
 def failing(network, inputs, noise):
     raise RuntimeError('out of registers\nand a long trace')
 
@@ -101,6 +108,7 @@ def failing(network, inputs, noise):
     ('start', 'word', 'said'),
     [
         (lambda n, i, z: Shifted(n, i, z, lambda call: call), 'right', 'WRONG: float32 eager'),
+        (lambda n, i, z: Broken(n, i, z, lambda call: call), 'right', 'actions are not numbers'),
         (failing, 'failed', 'FAILED: float32 eager: RuntimeError: out of registers'),
     ],
 )

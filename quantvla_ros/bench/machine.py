@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from quantvla_ros import __version__
+from quantvla_ros.kernels.gpu import gpu_of
+from quantvla_ros.kernels.tile_table import load_table
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -42,6 +44,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             'gpu_memory_gib': round(found.total_memory / 2**30, 1),
             'cuda': torch.version.cuda,
             'triton': _triton(),
+            'tiles': _tiles(device),
             'driver': _run('nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'),
             'clocks_power': _run(
                 'nvidia-smi', '--format=csv,noheader',
@@ -95,6 +98,12 @@ def _cpu() -> str:
     lines = Path('/proc/cpuinfo').read_text().splitlines()
     names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
     return names[0] if names else platform.machine()
+
+
+def _tiles(device: torch.device) -> dict[str, int]:
+    """How many products' tiles were measured on this GPU, and on one like it by us."""
+    table = load_table(gpu_of(device))
+    return {'own': len(table.own), 'shipped': len(table.shipped)}
 
 
 def _triton() -> str | None:

@@ -96,6 +96,7 @@ def bench(
     """
     if device.type == 'cuda':
         torch.cuda.set_device(device)  # events and graphs are of the current one
+    about = machine.describe(device)
     progress('what the device does at best')
     ceilings = measure_ceilings(device, seconds=min(settings.warm_up, 1.0))
     run = _Run(workload, device, settings, progress)
@@ -109,7 +110,7 @@ def bench(
     _speedups(run.rows)
     return {
         'format': FORMAT,
-        'about': machine.describe(device),
+        'about': about,
         'workload': {
             'name': workload.name if workload.directory is None else workload.directory.name,
             'model': workload.kind,
@@ -268,7 +269,7 @@ class _Run:
         row['from_plain'] = found.error(plain)
         row['error_beyond_plain'] = _beyond(row['error'], row['error_of_plain'])
         bound = SAME.get(row['precision'], NEARLY_SAME)
-        row['right'] = row['finite'] and max(row['from_plain'].values()) <= bound
+        row['right'] = row['finite'] and all(e <= bound for e in row['from_plain'].values())
 
 
 def _beyond(

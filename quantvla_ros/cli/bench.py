@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,13 +126,22 @@ def _words(option: str, text: str | None, usual: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _finite(value: Any) -> Any:
+    """The same with null for what is not a number: JSON has no other word for it."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _write(path: Path, found: dict[str, Any]) -> None:
     from quantvla_ros.cli.bench_text import headline, latencies
     from quantvla_ros.report.latency_plot import latency_plot
 
     plot = path.with_suffix('.svg')
     try:
-        path.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+        path.write_text(json.dumps(_finite(found), indent=1, allow_nan=False) + '\n', encoding='utf-8')
         title, subtitle = headline(found)
         plot.write_text(latency_plot(latencies(found), title, subtitle), encoding='utf-8')
     except OSError as error:
