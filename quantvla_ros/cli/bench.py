@@ -140,8 +140,9 @@ def _write(path: Path, found: dict[str, Any]) -> None:
     from quantvla_ros.report.latency_plot import latency_plot
 
     plot = path.with_suffix('.svg')
+    text = json.dumps(_finite(found), indent=1, allow_nan=False)
     try:
-        path.write_text(json.dumps(_finite(found), indent=1, allow_nan=False) + '\n', encoding='utf-8')
+        path.write_text(text + '\n', encoding='utf-8')
         title, subtitle = headline(found)
         plot.write_text(latency_plot(latencies(found), title, subtitle), encoding='utf-8')
     except OSError as error:
