@@ -133,10 +133,11 @@ def test_a_siblings_tile_is_cut_to_the_memory_that_is_there(in_use):
 
 def test_a_tile_that_is_excluded_on_this_gpu_gives_way_to_the_rules(in_use):
     heads = replace(PRODUCT, pairs=True, heads=True)
-    save(in_use['user'], (heads, WIDE))
-    assert exclusion(WIDE, heads) is not None
-    tile = best_tile(heads, GPU)
-    assert exclusion(tile, heads) is None
+    older = replace(GPU, name='older', capability=(8, 7))
+    save(in_use['user'], (heads, WIDE), gpu=older)
+    assert exclusion(WIDE, heads, older.capability) is not None
+    tile = best_tile(heads, older)
+    assert exclusion(tile, heads, older.capability) is None
 
 
 def test_without_any_file_nothing_is_found(places):

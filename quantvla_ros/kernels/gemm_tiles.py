@@ -86,15 +86,13 @@ def _sums(tile: GemmTile) -> int:
 # registers goes through the memory. The others fit.
 EXCLUDED = (
     Exclusion(
-        'heads in 128 sums a thread',
-        'both sums of a pair, the rotary tables and three places to store to need more registers',
-        lambda tile, product, capability: product.heads and _sums(tile) >= 128,
-    ),
-    Exclusion(
-        'packed pairs in 128 sums a thread',
-        'unpacking a second weight in registers beside the sums needs more of them',
+        'pairs in 128 integer sums a thread, without wgmma',
+        'the halves of a tile change warps on their way out, beside all the sums',
         lambda tile, product, capability: (
-            product.kind == 'int4' and product.pairs and _sums(tile) >= 128
+            product.kind in ('int8', 'int4')
+            and product.pairs
+            and capability[0] != 9
+            and _sums(tile) >= 128
         ),
     ),
     Exclusion(
@@ -147,7 +145,16 @@ _PACKED_TILES = (
 )
 # Worth a measurement beside those, for few rows and for many.
 _FEW = ((16, 64, 256, 4, 4), (32, 64, 256, 4, 4), (64, 32, 128, 4, 5), (64, 64, 128, 4, 4))
-_MANY = ((128, 128, 128, 4, 4), (256, 128, 128, 8, 3), (128, 256, 128, 8, 3), (64, 256, 128, 8, 3))
+_MANY = (
+    (128, 128, 128, 4, 4),
+    (256, 128, 128, 8, 3),
+    (128, 256, 128, 8, 3),
+    (64, 256, 128, 8, 3),
+    # Triton waits for an integer wgmma at every step: fewer steps, or two programs side by side.
+    (128, 256, 256, 8, 2),
+    (128, 128, 256, 8, 3),
+    (64, 128, 256, 4, 2),
+)
 
 
 def choose_gemm_tile(
