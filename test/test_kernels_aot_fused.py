@@ -83,8 +83,7 @@ def on(monkeypatch):
     triton_attention._tile_on.cache_clear()
 
 
-# Bytes of a thread's memory: a register or two dozen that are put aside. The tiles that are excluded
-# need two to ten times as many.
+# Bytes of a thread's memory: a register or two dozen that are put aside. Excluded tiles need more.
 FEW = 128
 
 
