@@ -82,7 +82,7 @@ def close(q, scale, exact, rows_, dtype, case):
 '''
 
 TENSORS = '''
-for rows, width in [(1, 1), (3, 7), (18, 64), (5, 960), (2, 1152), (3, 2050)]:
+for rows, width in [(1, 1), (3, 7), (18, 64), (3, 960), (2, 2050)]:
     for dtype in (torch.float32, torch.bfloat16):
         x = inputs(rows, width, dtype)
         for ours, definition, vectors, options in variants(width):
@@ -127,10 +127,10 @@ for rows, blocks, block in shapes:
                 rotation=rotation,
                 permutation=order.int() if bits == 8 else None,
             )
-            # three of the variants here, the others at the next setting
-            for which in range(bits // 8, 6, 2):
+            # two of the variants here, the others at the settings that follow
+            for which in range((number + bits // 8) % 3, 6, 3):
                 ours, definition, vectors, options = variants(width)[which]
-                dtype = (torch.float32, torch.bfloat16)[(which // 2 + number + blocks) % 2]
+                dtype = (torch.float32, torch.bfloat16)[(which // 3 + number // 2 + blocks) % 2]
                 x = inputs(rows, width, dtype)
                 case = (rows, blocks, block, name, bits, definition.__name__, list(options), dtype)
                 out = poisoned(rows, width)
@@ -142,7 +142,7 @@ for rows, blocks, block in shapes:
                     assert (out.values.int() - same.values.int()).abs().max() <= 1, case
                     different = (out.values != same.values).float().mean()
                     assert different < 1e-3 + 1.5 / out.values.numel(), (case, different)
-                if rows > 1 and which < 2:
+                if rows > 1 and which < 3:
                     bad = x.clone()
                     bad[1, width // 2] = (float('nan'), float('inf'), -float('inf'), 3e38)[number]
                     broken = ours(bad, *vectors, eps=1e-6, rows=rows_, **options)
