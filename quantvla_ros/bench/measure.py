@@ -94,7 +94,7 @@ def bench(
     Returns:
         What `--out` writes: see docs/bench.md.
     """
-    if device.type == 'cuda':
+    if device.index is not None and device.type == 'cuda':
         torch.cuda.set_device(device)  # events and graphs are of the current one
     about = machine.describe(device)
     progress('what the device does at best')
