@@ -23,7 +23,7 @@ from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused, gpu, tile_trial
 from quantvla_ros.kernels.fused_types import Quantized
 from quantvla_ros.kernels.gemm_tiles import GemmTile, Product
-from quantvla_ros.kernels.tile_search import search
+from quantvla_ros.kernels.tile_search import promising, search
 from quantvla_ros.kernels.tile_table import Gpu, read_table, table_path
 from quantvla_ros.models.pi05 import PI05Config
 from quantvla_ros.models.smolvla import SmolVLAConfig
@@ -64,6 +64,15 @@ def test_a_tile_that_is_wrong_is_never_taken():
 
 def test_without_a_tile_that_runs_nothing_is_found():
     assert search([BAD], Trial({}, refused=[BAD])).tile is None
+
+
+def test_columns_are_split_only_where_the_tiles_do_not_fill_the_gpu():
+    tiles = [GemmTile(128, 128, 128, 8, 3, split=split) for split in (1, 2, 4)]
+    few, many = Product('int8', 128, 4096, 16384), Product('int8', 816, 32768, 2048)
+    assert list(promising(tiles, few, processors=16)) == [tiles[0]]
+    assert list(promising(tiles, few, processors=32)) == tiles[:2]
+    assert list(promising(tiles, few, processors=132)) == tiles
+    assert list(promising(tiles, many, processors=132)) == tiles[:1]
 
 
 def test_the_products_of_pi05_are_those_of_its_published_sizes():

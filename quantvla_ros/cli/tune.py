@@ -15,7 +15,8 @@ from typing import Any
 
 from quantvla_ros.errors import BackendError
 
-_ASSUMED = 227 * 1024  # bytes of shared memory, for the list of a machine without a GPU
+# For the list of a machine without a GPU: an H100's.
+_ASSUMED: dict[str, Any] = {'processors': 132, 'shared': 227 * 1024, 'capability': (9, 0)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,15 +128,22 @@ def _numbers(option: str, text: str) -> Sequence[int]:
 
 def _listing(work: dict[Any, list[str]]) -> str:
     """Every product, the tiles that would be tried for it, and where it is."""
-    from quantvla_ros.kernels.gemm_tiles import candidates
-
     lines, total = [], 0
     for product, names in work.items():
-        count = sum(1 for _ in candidates(product, shared=_ASSUMED))
+        count = len(_tiles(product, **_ASSUMED))
         total += count
         lines.append(f'{_title(product):50} {count:3} tiles  {", ".join(names)}\n')
     lines.append(f'{len(work)} products, {total} tiles\n')
     return ''.join(lines)
+
+
+def _tiles(product: Any, *, processors: int, shared: int, capability: tuple[int, int]) -> list[Any]:
+    """What is tried for a product."""
+    from quantvla_ros.kernels.gemm_tiles import candidates
+    from quantvla_ros.kernels.tile_search import promising
+
+    tiles = candidates(product, shared=shared, capability=capability)
+    return list(promising(tiles, product, processors=processors))
 
 
 def _title(product: Any) -> str:
@@ -176,15 +184,16 @@ def _gpu(name: str) -> tuple[Any, Any]:
 
 def _measure(work: dict[Any, list[str]], device: Any, gpu: Any, directory: Path) -> int:
     """Search every product's tiles, keeping each result as it comes."""
-    from quantvla_ros.kernels.gemm_tiles import candidates
     from quantvla_ros.kernels.tile_search import search
     from quantvla_ros.kernels.tile_table import Measured, save_table, table_path
     from quantvla_ros.kernels.tile_trial import GpuTrial
 
     failed, made_with = 0, _made_with()
+    limits = {
+        'processors': gpu.processors, 'shared': gpu.shared, 'capability': gpu.capability,
+    }
     for number, product in enumerate(work, 1):
-        tiles = candidates(product, shared=gpu.shared, capability=gpu.capability)
-        found = search(tiles, GpuTrial(product, device))
+        found = search(_tiles(product, **limits), GpuTrial(product, device))
         title = f'[{number}/{len(work)}] {_title(product)}'
         # A tile that does not fit is no fault; one that gives something else is.
         wrong = [(tile, reason) for tile, reason in found.refused if reason.startswith('wrong')]

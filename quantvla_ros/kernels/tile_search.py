@@ -8,14 +8,15 @@ the caller's (`tile_trial` on a GPU), so that the search can be tested without o
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from quantvla_ros.kernels.gemm_tiles import GemmTile
+from quantvla_ros.kernels.gemm_tiles import GemmTile, Product
 
 _CLOSE = 1.25  # times the best of the first look: what takes longer is not looked at again
 _FINALISTS = 6
+_WAVES = 2  # of programs, up to which a split may pay
 _ROUNDS = 5  # of the second look; interleaved, as the clock of a GPU drifts
 
 
@@ -44,6 +45,16 @@ class Found:
     microseconds: float
     refused: tuple[tuple[GemmTile, str], ...]
     tried: int
+
+
+def promising(
+    tiles: Iterable[GemmTile], product: Product, *, processors: int
+) -> Iterator[GemmTile]:
+    """Without those that split the columns of a product whose tiles fill the GPU anyway."""
+    for tile in tiles:
+        programs = -(-product.rows // tile.rows) * -(-product.outputs // tile.outputs) * tile.split
+        if tile.split == 1 or programs <= _WAVES * processors:
+            yield tile
 
 
 def search(tiles: Iterable[GemmTile], trial: Trial) -> Found:
