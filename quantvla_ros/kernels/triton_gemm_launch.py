@@ -267,8 +267,8 @@ def _launch(
         if tile.split > 1:
             height, width = _REDUCED
             width = 2 * head or width
-            grid = (-(-rows // height) * -(-outputs // width),)
-            triton_gemm.reduce_kernel[grid](
+            tiles = -(-rows // height) * -(-outputs // width)
+            triton_gemm.reduce_kernel[(tiles,)](
                 sums,
                 *after,
                 y,
