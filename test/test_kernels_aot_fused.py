@@ -170,7 +170,8 @@ def vision_heads(kind, rows, columns, outputs):
         *((chip, vision_heads, 'int8', 768, 1152, 3456) for chip in chips(90)),
         *((chip, gelu, 'bfloat16', 768, 1152, 4304) for chip in chips(87, 90)),
         *((chip, gelu, 'int4 128', 768, 1152, 4304) for chip in chips(87)),
-        *((chip, residual, 'int4', 816, 16384, 2048) for chip in chips(90)),
+        *((chip, residual, 'int4', 816, 16384, 2048) for chip in chips(89)),
+        *((chip, wide, 'int4', 816, 2048, 2048) for chip in chips(120)),
         *((chip, residual, 'int8', 10, 4096, 1024) for chip in chips(90)),
         *((chip, residual, 'float16', 816, 2048, 2048) for chip in chips(89)),
         *((chip, wide, 'int4', 50, 1024, 4096) for chip in chips(110)),
@@ -213,6 +214,9 @@ def test_an_excluded_tile_does_not_fit_into_the_registers(on, monkeypatch, one):
     case = {
         'pairs in 128 integer sums a thread, without wgmma': (
             gated, 'int8', 816, 32768, 87, GemmTile(128, 256, 128, 8, 3)
+        ),
+        'int8 in 128 sums a thread, before Hopper': (
+            gelu, 'int8', 768, 4304, 87, GemmTile(128, 256, 128, 8, 2)
         ),
         'packed groups in 128 sums a thread, without wgmma': (
             gelu, 'int4 128', 768, 4304, 87, GemmTile(256, 128, 128, 8, 3, left=True)

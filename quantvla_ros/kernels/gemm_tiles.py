@@ -61,11 +61,13 @@ class GemmTile:
     left: bool = False
 
     def shared(self, kind: str) -> int:
-        """Bytes of shared memory that the pipeline holds."""
+        """Bytes of shared memory that the pipeline holds, or the sums on their way out."""
         weights = self.outputs * self.columns * _BYTES[kind]
         if kind == 'int4':
             weights //= 2
-        return (self.rows * self.columns * _BYTES[kind] + weights) * self.stages
+        pipeline = (self.rows * self.columns * _BYTES[kind] + weights) * self.stages
+        # A tile that lies across is turned before it is stored: as it is, if split or in float32.
+        return max(pipeline, 4 * self.rows * self.outputs if self.left else 0)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,13 @@ EXCLUDED = (
             and product.pairs
             and capability[0] != 9
             and _sums(tile) >= 128
+        ),
+    ),
+    Exclusion(
+        'int8 in 128 sums a thread, before Hopper',
+        'a matrix instruction of a warp takes both operands from registers too',
+        lambda tile, product, capability: (
+            product.kind == 'int8' and capability[0] == 8 and _sums(tile) >= 128
         ),
     ),
     Exclusion(
