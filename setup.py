@@ -34,6 +34,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['quantvla_ros', 'quantvla_ros.*']),
+    package_data={'quantvla_ros.kernels': ['tile_tables/*.json']},  # of `tune`
     data_files=shared('config/contracts', 'config/data', 'config/recipes'),
     # Not opencv-python: it wants libGL and X libraries, and no window is opened here.
     install_requires=[

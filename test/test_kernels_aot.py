@@ -1,11 +1,15 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton kernels compiled ahead of time for each GPU, without one."""
+"""The Triton kernels compiled ahead of time for each GPU, without one.
+
+With QUANTVLA_AOT=all every configuration for every GPU.
+"""
 import importlib.util
 import os
 import re
 
 import pytest
+from kernel_compilation import INTEGER, SHARED, TF32, chips, compile_for
 
 from quantvla_ros.kernels.tiles import choose_tile
 
@@ -14,39 +18,14 @@ if importlib.util.find_spec('triton') is None:
 if os.environ.get('TRITON_INTERPRET'):
     pytest.skip('kernels are interpreted here', allow_module_level=True)
 
-# capability: bytes of shared memory that one program may use (CUDA programming guide)
-SHARED = {87: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 110: 227 * 1024, 120: 99 * 1024}
-INTEGER = r'(wgmma\.mma_async\.\S*s32\.s8\.s8|mma\.sync\.\S*s32\.s8\.s8\.s32)'
-TF32 = r'(wgmma\.mma_async\.\S*tf32|mma\.sync\.\S*tf32|tcgen05\.mma\.\S*tf32)'
-
-
-def compile_for(capability, kernel, signature, constants, **options):
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    names = list(kernel.arg_names)
-    pointers = [names.index(name) for name, kind in signature.items() if kind.startswith('*')]
-    source = ASTSource(
-        kernel,
-        {**signature, **dict.fromkeys(constants, 'constexpr')},
-        constexprs=constants,
-        attrs={(i,): [['tt.divisibility', 16]] for i in pointers},
-    )
-    try:
-        return triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)
-    except triton.runtime.errors.PTXASError as error:
-        if 'is not defined for option' in str(error):
-            pytest.skip(f'the ptxas of Triton {triton.__version__} does not know sm_{capability}')
-        raise
-    except RuntimeError as error:
-        if 'Cannot find ptxas' in str(error):
-            pytest.skip('this Triton comes without ptxas')
-        raise
-
-
-@pytest.mark.parametrize('capability', sorted(SHARED))
-@pytest.mark.parametrize(('rows', 'even'), [(16, True), (50, False), (816, True)])
+@pytest.mark.parametrize(
+    ('capability', 'rows', 'even'),
+    [
+        *((chip, 16, True) for chip in chips(110)),
+        *((chip, 50, False) for chip in chips(87, 120)),
+        *((chip, 816, True) for chip in chips(89, 90)),
+    ],
+)
 def test_a_tile_compiles_to_integer_matrix_instructions(capability, rows, even):
     from quantvla_ros.kernels.triton_kernels import scaled_matmul_kernel
 
@@ -79,10 +58,15 @@ def test_a_tile_compiles_to_integer_matrix_instructions(capability, rows, even):
     assert compiled.metadata.shared <= SHARED[capability]
 
 
-@pytest.mark.parametrize('capability', sorted(SHARED))
 @pytest.mark.parametrize(
-    ('rows', 'group', 'even'),
-    [(10, 0, True), (50, 128, True), (50, 0, False), (816, 0, True), (816, 128, True)],
+    ('capability', 'rows', 'group', 'even'),
+    [
+        *((chip, 10, 0, True) for chip in chips(87)),
+        *((chip, 50, 128, True) for chip in chips(87, 90, 120)),
+        *((chip, 50, 0, False) for chip in chips(110)),
+        *((chip, 816, 0, True) for chip in chips(89, 90)),
+        *((chip, 816, 128, True) for chip in chips(90)),
+    ],
 )
 def test_packed_weights_go_from_registers_into_integer_matrix_instructions(
     capability, rows, group, even
@@ -140,8 +124,10 @@ ROWS = {
 FLAGS = {'PERMUTED': False, 'STATIC': False, 'SPLIT': False, 'LARGEST': 127.0, 'SMALLEST': 1e-30}
 
 
-@pytest.mark.parametrize('capability', sorted(SHARED))
-@pytest.mark.parametrize('one_pass', [True, False])
+@pytest.mark.parametrize(
+    ('capability', 'one_pass'),
+    [*((chip, True) for chip in chips(87, 110)), *((chip, False) for chip in chips(90))],
+)
 def test_the_row_kernel_compiles(one_pass, capability):
     from quantvla_ros.kernels.triton_rows import quantize_rows_kernel
 
@@ -159,8 +145,8 @@ def test_the_row_kernel_compiles(one_pass, capability):
 @pytest.mark.parametrize(
     ('capability', 'blocks', 'block', 'precision', 'warps'),
     [
-        *((capability, 16, 64, 'tf32', 4) for capability in sorted(SHARED)),
-        *((capability, 16, 64, 'tf32x3', 4) for capability in sorted(SHARED)),
+        *((chip, 16, 64, 'tf32', 4) for chip in chips(90, 110)),
+        *((chip, 16, 64, 'tf32x3', 4) for chip in chips(87, 120)),
         (89, 256, 64, 'tf32', 8),
         (89, 128, 128, 'tf32', 8),
     ],
@@ -187,9 +173,13 @@ def test_the_rotating_row_kernel_compiles(capability, blocks, block, precision, 
     assert compiled.metadata.shared <= SHARED[capability]
 
 
-@pytest.mark.parametrize('quantize', [True, False])
 @pytest.mark.parametrize(
-    ('capability', 'block', 'warps'), [*((c, 64, 4) for c in sorted(SHARED)), (89, 128, 8)]
+    ('capability', 'block', 'warps', 'quantize'),
+    [
+        *((chip, 64, 4, True) for chip in chips(87, 90, 110)),
+        *((chip, 64, 4, False) for chip in chips(120)),
+        (89, 128, 8, True),
+    ],
 )
 def test_the_kernel_of_one_rotation_per_block_compiles(capability, quantize, block, warps):
     from quantvla_ros.kernels.triton_rows import rotate_blocks_kernel

@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     'evaluate': ('evaluate', 'open-loop error on bags, or success in the built-in simulator'),
     'inspect': ('inspect', 'what a checkpoint or artifact is, and what it lacks before it can run'),
     'fetch': ('fetch', 'fetch a checkpoint from the hub, without pickles (not on the robot)'),
+    'bench': ('bench', 'how long a policy takes here, in every precision'),
+    'tune': ('tune', 'find the fastest tiles of the kernels on this GPU, and keep them'),
     'random-checkpoint': ('random_checkpoint', 'write a complete checkpoint with random weights'),
 }
 

@@ -127,7 +127,8 @@ class EagleBackbone(nn.Module):
         pictures = self.projector(self.vision(pixel_values)).flatten(0, 1)
         words = self.language.embed_tokens(input_ids)
         places = input_ids == self.image_token
-        if int(places.sum()) != len(pictures):
+        # A graph that is being captured reads nothing back; it was run before, and checked then.
+        if not _is_captured(places) and int(places.sum()) != len(pictures):
             raise ValueError(
                 f'expected {len(pictures)} picture tokens (id {self.image_token}) in the prompt '
                 f'for {len(pixel_values)} pictures, found {int(places.sum())}; make prompt and '
@@ -204,6 +205,11 @@ class GrootFlow:
     def advance(self, x: Tensor, velocity: Tensor) -> Tensor:
         """One Euler step; the velocity points from noise to actions."""
         return x + velocity / self.steps
+
+
+def _is_captured(x: Tensor) -> bool:
+    """Whether work on a tensor is only being recorded into a CUDA graph."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 _EAGLE = 'backbone.eagle_model.'
@@ -285,15 +291,22 @@ class GrootN15(FlowPolicy):
         return GrootFlow(self, context, inputs.state, inputs.embodiment_id)
 
     def times(self) -> Tensor:
-        """[steps] instants of the flow, in whole buckets."""
-        steps, buckets = self.config.steps, self.config.buckets
-        instants = [int(step / steps * buckets) for step in range(steps)]
-        return torch.tensor(instants, device=self.action_head.future_tokens.weight.device)
+        """[steps] instants of the flow, in whole buckets; made once."""
+        return self._constants()[0]
 
     def modulations(self) -> tuple[Modulation, ...]:
         """The modulation of every step: constant for given weights, so computed once."""
-        steps = self.config.steps
-        return self.prepared(steps, lambda: self.action_head.model.modulations(self.times()))
+        return self._constants()[1]
+
+    def _constants(self) -> tuple[Tensor, tuple[Modulation, ...]]:
+        steps, buckets = self.config.steps, self.config.buckets
+
+        def make() -> tuple[Tensor, tuple[Modulation, ...]]:
+            instants = [int(step / steps * buckets) for step in range(steps)]
+            times = torch.tensor(instants, device=self.action_head.future_tokens.weight.device)
+            return times, self.action_head.model.modulations(times)
+
+        return self.prepared(steps, make)
 
     @torch.no_grad()
     def sample_actions(

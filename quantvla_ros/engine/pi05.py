@@ -1,0 +1,429 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""pi0.5's forward pass on the fused operations: pictures and prompt to a chunk of actions.
+
+Knows the network's parts and the operations; knows nothing of checkpoints, prompts or graphs. It
+means what `models.pi05` means, for one observation, written for few kernels: everything that the
+denoising step alone decides is prepared, the Euler step is the epilogue of the last product, and
+every buffer has its place before the first run.
+
+A layer's keys lie with the action tokens' first and the prefix's behind them, so that the keys in
+use are always the first ones, however long the prompt is. Attention does not ask for an order.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantvla_ros.engine.staging import Fetched, Staged
+from quantvla_ros.engine.weights import WeightLoader
+from quantvla_ros.errors import BackendError
+from quantvla_ros.kernels import fused
+from quantvla_ros.kernels.fused_types import Quantized, Weight, rows_of
+from quantvla_ros.models.layers import rotary_table
+from quantvla_ros.models.pi05 import PI05
+from quantvla_ros.models.prefix import ROTARY_THETA
+
+_COLUMNS = 32  # a product's rows begin where wide loads may: columns are filled up to as many
+
+
+@dataclass(frozen=True, eq=False)
+class _Norm:
+    """A layer norm's weight and bias, or an RMS norm's weight."""
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+
+
+@dataclass(frozen=True, eq=False)
+class _VisionLayer:
+    before_attention: _Norm
+    qkv: Weight
+    output: Weight
+    before_mlp: _Norm
+    first: Weight
+    second: Weight
+
+
+@dataclass(frozen=True, eq=False)
+class _PrefixLayer:
+    """The last layer has keys and values only: `inputs` makes no queries there."""
+
+    before_attention: _Norm
+    inputs: Weight
+    output: Weight | None = None
+    before_mlp: _Norm | None = None
+    gate_up: Weight | None = None
+    down: Weight | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _ExpertLayer:
+    """One layer at one denoising step; modulations are (scale, shift, gate), [width] float32."""
+
+    before_attention: tuple[Tensor, Tensor, Tensor]
+    qkv: Weight
+    output: Weight
+    before_mlp: tuple[Tensor, Tensor, Tensor]
+    gate_up: Weight
+    down: Weight
+    eps: float
+
+
+@dataclass(frozen=True, eq=False)
+class _ExpertStep:
+    layers: tuple[_ExpertLayer, ...]
+    final: tuple[Tensor, Tensor, Tensor]
+    eps: float
+
+
+class PI05Weights:
+    """A network's weights as the forward pass reads them; shared by all of its shapes.
+
+    Attributes:
+        config: sizes of the network.
+        device, dtype: of the activations.
+        embed_tokens: the network's own embedding, where the network is.
+    """
+
+    @torch.no_grad()
+    def __init__(self, network: PI05, device: torch.device, dtype: torch.dtype) -> None:
+        """The network may be on another device; it is not changed, its embedding is kept."""
+        self.config, self.device, self.dtype = network.config, device, dtype
+        load = WeightLoader(device, dtype)
+        vision = network.vision
+        patch = vision.embeddings.patch_embedding
+        matrix = patch.weight.flatten(1)
+        self.patch_columns = -(-matrix.shape[1] // _COLUMNS) * _COLUMNS
+        padding = (0, self.patch_columns - matrix.shape[1])
+        self.patch = load.float_weight(nn.functional.pad(matrix, padding), patch.bias)
+        self.positions = load.tensor(vision.embeddings.position_embedding.weight, dtype)
+        self.vision = _vision_layers(load, vision.encoder.layers)
+        self.after_vision = _norm(load, vision.post_layernorm)
+        self.projector = load.weight(network.projector)
+        self.embed_tokens = network.backbone.embed_tokens
+        self.prefix = _prefix_layers(load, network)
+        self.expert = _expert_steps(load, network)
+        # Actions stay float32 between the steps, as in the network.
+        self.action_in = load.weight(network.action_in_proj, dtype=torch.float32)
+        self.action_out = load.weight(network.action_out_proj, dtype=torch.float32)
+
+
+class PI05Forward:
+    """The forward pass for so many pictures and prompts up to so many tokens.
+
+    `set_inputs`, then `run`, which reads and writes only buffers of this object, with operations
+    that do not depend on what is in them: it can be captured in a graph. Not thread-safe.
+
+    Attributes:
+        images: [views, 3, image, image] float32 in [-1, 1].
+        text: [prompt, width] embeddings of the prompt's tokens, scaled; any number beyond them.
+        counts: [2] int32, tokens of the prefix, and those with the action tokens.
+        noise, actions: [chunk, action_dim] float32, what the flow starts from and ends at.
+    """
+
+    def __init__(self, weights: PI05Weights, views: int, prompt: int) -> None:
+        if views < 1 or prompt < 1:
+            raise BackendError(
+                f'engine: expected at least a picture and a token, found {views} and {prompt}'
+            )
+        self.weights, self.views, self.prompt = weights, views, prompt
+        config, device = weights.config, weights.device
+        vision, stack, expert = config.vision, config.prefix, config.expert
+        self.pictures = views * vision.tokens
+        self.longest = self.pictures + prompt
+
+        def buffer(*shape: int, dtype: torch.dtype = weights.dtype) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self.images = buffer(views, 3, vision.image, vision.image, dtype=torch.float32)
+        self.text = buffer(prompt, stack.width)
+        self.counts = buffer(2, dtype=torch.int32)
+        self.noise = buffer(config.chunk, config.action_dim, dtype=torch.float32)
+        self.actions = torch.zeros_like(self.noise)
+        self._patches = buffer(self.pictures, weights.patch_columns)
+        self._positions = weights.positions.repeat(views, 1)
+        seen = (self.pictures, vision.heads, vision.width // vision.heads)
+        self._vision_keys, self._vision_values = buffer(*seen), buffer(*seen)
+        self._prefix = buffer(self.longest, stack.width)
+        shape = (stack.depth, config.chunk + self.longest, stack.kv_heads, stack.head_dim)
+        self._keys, self._values = buffer(*shape), buffer(*shape)
+        self._tokens = buffer(config.chunk, expert.width)
+        self._features_buffer = torch.zeros_like(self._tokens, dtype=torch.float32)
+        self._euler = torch.full_like(self.noise[0], -1.0 / config.steps)
+        places = torch.arange(self.longest + config.chunk, device=device)
+        table = rotary_table(places[None], stack.head_dim, ROTARY_THETA)
+        self._cos, self._sin = (t[0, 0].contiguous() for t in table)
+        self._chunk = torch.arange(config.chunk, dtype=torch.int32, device=device)
+        inputs = {name: getattr(self, name) for name in ('images', 'text', 'counts', 'noise')}
+        self._staged = {name: Staged(tensor) for name, tensor in inputs.items()}
+        self._fetched = Fetched(self.actions)
+        self.set_length(prompt)
+
+    def set_inputs(self, images: Sequence[Tensor], tokens: Tensor, noise: Tensor) -> None:
+        """Copy an observation's inputs to their buffers; they may be on the host.
+
+        Args:
+            images: of each view [3, image, image] in [-1, 1].
+            tokens: [T] ids of the prompt, without padding.
+            noise: [chunk, action_dim], standard normal.
+        Raises:
+            BackendError: other numbers of pictures, or a longer prompt, than this forward is for.
+        """
+        if len(images) != self.views:
+            raise BackendError(f'engine: expected {self.views} pictures, found {len(images)}')
+        self._staged['images'].write(images)
+        self.set_prompt(tokens)
+        self._staged['noise'].write(noise)
+
+    @torch.no_grad()
+    def set_prompt(self, tokens: Tensor) -> None:
+        """Embed a prompt's tokens [T] where the embedding is, and copy them to their buffer."""
+        embedding = self.weights.embed_tokens
+        if tokens.dim() != 1 or not 1 <= tokens.numel() <= self.prompt:
+            raise BackendError(
+                f'engine: expected 1 to {self.prompt} tokens, found {list(tokens.shape)}'
+            )
+        rows = embedding(tokens.to(embedding.weight.device))
+        self._staged['text'].write(rows * rows.shape[-1] ** 0.5)
+        self.set_length(len(rows))
+
+    def set_length(self, tokens: int) -> None:
+        """How many rows of `text` are the prompt."""
+        count = self.pictures + tokens
+        chunk = self.weights.config.chunk
+        self._staged['counts'].write(torch.tensor([count, count + chunk], dtype=torch.int32))
+
+    def result(self) -> Tensor:
+        """Wait for the actions: [chunk, action_dim] float32 on the host."""
+        return self._fetched.read()
+
+    def run(self) -> Tensor:
+        """Everything: `actions` from `images`, `text`, `counts` and `noise`."""
+        self.encode()
+        return self.integrate()
+
+    def encode(self) -> None:
+        """Pictures and prompt to the keys and values that the expert reads."""
+        self.see()
+        self.read()
+
+    def see(self) -> None:
+        """Pictures and prompt to the prefix's embeddings."""
+        weights, tokens = self.weights, self.weights.config.vision.tokens
+        x = fused.linear(self._cut(), weights.patch, residual=self._positions)
+        keys, values = self._vision_keys, self._vision_values
+        _, heads, size = keys.shape
+        segment = tokens if self.views > 1 else None
+        for layer in weights.vision:
+            y = _layer_norm(x, layer.before_attention, layer.qkv)
+            query = fused.attention_inputs(
+                y, layer.qkv, None, heads, heads, size, keys, values, 0
+            )
+            y = fused.attention(query, keys, values, scale=size**-0.5, segment=segment)
+            x = fused.linear(y, layer.output, residual=x, out=x)
+            y = fused.linear(
+                _layer_norm(x, layer.before_mlp, layer.first), layer.first, activation='gelu_tanh'
+            )
+            x = fused.linear(y, layer.second, residual=x, out=x)
+        y = _layer_norm(x, weights.after_vision, weights.projector)
+        fused.linear(y, weights.projector, out=self._prefix[: self.pictures])
+        self._prefix[self.pictures :].copy_(self.text)
+
+    def read(self) -> None:
+        """The prefix's embeddings to keys and values, layer by layer; embeddings are used up."""
+        config = self.weights.config
+        stack, chunk, x = config.prefix, config.chunk, self._prefix
+        rotary = (self._cos[: self.longest], self._sin[: self.longest])
+        count = self.counts[0]
+        for index, layer in enumerate(self.weights.prefix):
+            keys, values = self._keys[index], self._values[index]
+            heads = stack.heads if layer.output is not None else 0
+            y = _rms_norm(x, layer.before_attention, layer.inputs)
+            query = fused.attention_inputs(
+                y,
+                layer.inputs,
+                rotary,
+                heads,
+                stack.kv_heads,
+                stack.head_dim,
+                keys,
+                values,
+                chunk,
+            )
+            if layer.output is None:
+                return
+            assert layer.before_mlp and layer.gate_up is not None and layer.down is not None
+            y = fused.attention(
+                query, keys[chunk:], values[chunk:], count=count, scale=stack.head_dim**-0.5
+            )
+            x = fused.linear(y, layer.output, residual=x, out=x)
+            y = _rms_norm(x, layer.before_mlp, layer.gate_up)
+            y = fused.gated_linear(y, layer.gate_up, activation='gelu_tanh')
+            x = fused.linear(y, layer.down, residual=x, out=x)
+
+    def integrate(self) -> Tensor:
+        """`noise` to `actions` by all denoising steps, on the keys and values of `encode`."""
+        x, rotary = self.noise, self._action_rotary()
+        for step in range(len(self.weights.expert)):
+            features = self._features(step, x, rotary)
+            x = fused.linear(
+                features, self.weights.action_out, residual=x, gate=self._euler, out=self.actions
+            )
+        return x
+
+    def velocity(self, step: int, x: Tensor) -> Tensor:
+        """The flow's velocity at [chunk, action_dim] noisy actions, float32; for comparisons."""
+        features = self._features(step, x, self._action_rotary())
+        return fused.linear(features, self.weights.action_out, out=torch.empty_like(x))
+
+    def _features(
+        self, step: int, x: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> Tensor | Quantized:
+        """What the expert makes of noisy actions [chunk, action_dim]: [chunk, width]."""
+        weights = self.weights
+        sizes, at = weights.config.expert, weights.expert[step]
+        tokens = fused.linear(x, weights.action_in, out=self._tokens)
+        for index, layer in enumerate(at.layers):
+            keys, values = self._keys[index], self._values[index]
+            scale, shift, gate = layer.before_attention
+            y = fused.rms_norm(
+                tokens, None, eps=layer.eps, modulation=(scale, shift), rows=rows_of(layer.qkv)
+            )
+            query = fused.attention_inputs(
+                y,
+                layer.qkv,
+                rotary,
+                sizes.heads,
+                sizes.kv_heads,
+                sizes.head_dim,
+                keys,
+                values,
+                0,
+            )
+            y = fused.attention(
+                query, keys, values, count=self.counts[1], scale=sizes.head_dim**-0.5
+            )
+            tokens = fused.linear(y, layer.output, residual=tokens, gate=gate, out=tokens)
+            scale, shift, gate = layer.before_mlp
+            y = fused.rms_norm(
+                tokens, None, eps=layer.eps, modulation=(scale, shift), rows=rows_of(layer.gate_up)
+            )
+            y = fused.gated_linear(y, layer.gate_up, activation='gelu_tanh')
+            tokens = fused.linear(y, layer.down, residual=tokens, gate=gate, out=tokens)
+        scale, shift, _ = at.final
+        # The last product is in float32, as the network's: the norm writes what that reads.
+        return fused.rms_norm(
+            tokens, None, eps=at.eps, modulation=(scale, shift), out=self._features_buffer
+        )
+
+    def _action_rotary(self) -> tuple[Tensor, Tensor]:
+        """Rotary tables of the action tokens, which follow the prompt's last token."""
+        places = self._chunk + self.counts[0]
+        return self._cos.index_select(0, places), self._sin.index_select(0, places)
+
+    def _cut(self) -> Tensor:
+        """Patches as rows, in the order of the patch embedding's weight."""
+        vision = self.weights.config.vision
+        side, patch = vision.image // vision.patch, vision.patch
+        rows = self._patches.unflatten(0, (self.views, side, side))
+        rows = rows[..., : 3 * patch**2].unflatten(-1, (3, patch, patch))
+        cut = self.images.unflatten(3, (side, patch)).unflatten(2, (side, patch))
+        rows.copy_(cut.permute(0, 2, 4, 1, 3, 5))
+        return self._patches
+
+
+def _layer_norm(x: Tensor, norm: _Norm, reader: Weight) -> Tensor | Quantized:
+    return fused.layer_norm(x, norm.weight, norm.bias, eps=norm.eps, rows=rows_of(reader))
+
+
+def _rms_norm(x: Tensor, norm: _Norm, reader: Weight) -> Tensor | Quantized:
+    return fused.rms_norm(x, norm.weight, eps=norm.eps, offset=1.0, rows=rows_of(reader))
+
+
+def _norm(load: WeightLoader, norm: Any) -> _Norm:
+    bias = getattr(norm, 'bias', None)
+    return _Norm(
+        load.tensor(norm.weight, torch.float32),
+        None if bias is None else load.tensor(bias, torch.float32),
+        norm.eps,
+    )
+
+
+def _vision_layers(load: WeightLoader, layers: Any) -> tuple[_VisionLayer, ...]:
+    return tuple(
+        _VisionLayer(
+            _norm(load, layer.layer_norm1),
+            load.weight(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
+            load.weight(layer.self_attn.out_proj),
+            _norm(load, layer.layer_norm2),
+            load.weight(layer.mlp.fc1),
+            load.weight(layer.mlp.fc2),
+        )
+        for layer in layers
+    )
+
+
+def _prefix_layers(load: WeightLoader, network: PI05) -> tuple[_PrefixLayer, ...]:
+    found = []
+    for layer in network.backbone.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        before_attention = _norm(load, layer.input_layernorm)
+        if layer.last:
+            inputs = load.weight(attention.k_proj, attention.v_proj)
+            found.append(_PrefixLayer(before_attention, inputs))
+            continue
+        found.append(
+            _PrefixLayer(
+                before_attention,
+                load.weight(attention.q_proj, attention.k_proj, attention.v_proj),
+                load.weight(attention.o_proj),
+                _norm(load, layer.post_attention_layernorm),
+                load.weight(mlp.gate_proj, mlp.up_proj, interleaved=True),
+                load.weight(mlp.down_proj),
+            )
+        )
+    return tuple(found)
+
+
+def _expert_steps(load: WeightLoader, network: PI05) -> tuple[_ExpertStep, ...]:
+    steps, expert = network.config.steps, network.expert
+    # Of shape [1, 3, width] each, by step, layer and norm.
+    modulations = network.modulations(next(network.time_mlp_in.parameters()).device)
+
+    def modulation(step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scale, shift, gate = (load.tensor(row, torch.float32) for row in step[0])
+        return scale, shift, gate
+
+    layers = []  # by layer, then by step
+    for index, layer in enumerate(expert.layers):
+        attention, mlp = layer.self_attn, layer.mlp
+        qkv = load.by_step(steps, attention.q_proj, attention.k_proj, attention.v_proj)
+        output = load.by_step(steps, attention.o_proj)
+        gate_up = load.by_step(steps, mlp.gate_proj, mlp.up_proj, interleaved=True)
+        down = load.by_step(steps, mlp.down_proj)
+        layers.append([
+            _ExpertLayer(
+                modulation(modulations[step].layers[index][0]),
+                qkv[step],
+                output[step],
+                modulation(modulations[step].layers[index][1]),
+                gate_up[step],
+                down[step],
+                layer.input_layernorm.eps,
+            )
+            for step in range(steps)
+        ])
+    return tuple(
+        _ExpertStep(
+            tuple(by_step[step] for by_step in layers),
+            modulation(modulations[step].final),
+            expert.norm.eps,
+        )
+        for step in range(steps)
+    )

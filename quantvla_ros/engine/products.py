@@ -1,0 +1,123 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The products of an engine's forward pass, from a network's sizes alone.
+
+Knows sizes; knows nothing of weights, devices or times. Products of a few rows and columns that
+take no time are left out: of the denoising step's embedding, of actions in and out.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from quantvla_ros.errors import BackendError
+from quantvla_ros.kernels.gemm_tiles import Product
+from quantvla_ros.models.pi05 import PI05Config
+
+# What the tiles of a precision are looked for; a network of one holds bfloat16 products besides.
+PRECISIONS: dict[str, tuple[str, int]] = {
+    'bf16': ('bfloat16', 0),
+    'w8a8': ('int8', 0),
+    'w4a8': ('int4', 128),
+    'paper-w4a8': ('int4', 0),
+}
+
+
+@dataclass(frozen=True)
+class NamedProduct:
+    """A product of the forward pass.
+
+    Attributes:
+        name: where it is.
+        product: its sizes, of kind bfloat16.
+        times: how often it runs for an observation.
+    """
+
+    name: str
+    product: Product
+    times: int
+
+    def of(self, precision: str) -> Product:
+        """The same with the operands of one of PRECISIONS."""
+        kind, group = PRECISIONS[precision]
+        return replace(self.product, kind=kind, group=group)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a network is asked for; chunk None: as the network has it.
+
+    Raises:
+        BackendError: a number out of range.
+    """
+
+    views: int
+    tokens: int
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least, most in (('views', 1, 16), ('tokens', 1, 4096), ('chunk', 1, 1024)):
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise BackendError(f'{name}: expected {least} to {most}, found {value}')
+
+
+def products(config: Any, workload: Workload) -> list[NamedProduct]:
+    """The products of one observation.
+
+    Raises:
+        BackendError: there is no engine for such a network.
+    """
+    make = _BY_CONFIG.get(type(config))
+    if make is None:
+        known = ', '.join(kind.__name__.removesuffix('Config') for kind in _BY_CONFIG)
+        raise BackendError(
+            f'expected a network with an engine of its own ({known}), found '
+            f'{type(config).__name__.removesuffix("Config")}'
+        )
+    return make(config, workload)
+
+
+def _pi05(config: PI05Config, workload: Workload) -> list[NamedProduct]:
+    vision, prefix, expert = config.vision, config.prefix, config.expert
+    seen = workload.views * vision.tokens
+    read = seen + workload.tokens
+    chunk = config.chunk if workload.chunk is None else workload.chunk
+    inner = expert.heads * expert.head_dim
+    once = prefix.depth - 1  # the last layer has keys and values only
+    each = expert.depth * config.steps
+
+    def product(
+        name: str, times: int, rows: int, columns: int, outputs: int,
+        *, heads: bool = False, gated: bool = False,
+    ) -> NamedProduct:
+        sizes = Product('bfloat16', rows, outputs, columns, heads or gated, heads=heads)
+        return NamedProduct(name, sizes, times)
+
+    def inputs(stack: Any) -> int:
+        return (stack.heads + 2 * stack.kv_heads) * stack.head_dim
+
+    width = prefix.heads * prefix.head_dim
+    return [
+        product('vision q+k+v', vision.depth, seen, vision.width, 3 * vision.width, heads=True),
+        product('vision o', vision.depth, seen, vision.width, vision.width),
+        product('vision fc1', vision.depth, seen, vision.width, vision.mlp),
+        product('vision fc2', vision.depth, seen, vision.mlp, vision.width),
+        product('projector', 1, seen, vision.width, prefix.width),
+        product('backbone q+k+v', once, read, prefix.width, inputs(prefix), heads=True),
+        product(
+            'backbone k+v of the last layer',
+            1, read, prefix.width, 2 * prefix.kv_heads * prefix.head_dim, heads=True,
+        ),
+        product('backbone o', once, read, width, prefix.width),
+        product('backbone gate+up', once, read, prefix.width, 2 * prefix.mlp, gated=True),
+        product('backbone down', once, read, prefix.mlp, prefix.width),
+        product('expert q+k+v', each, chunk, expert.width, inputs(expert), heads=True),
+        product('expert o', each, chunk, inner, expert.width),
+        product('expert gate+up', each, chunk, expert.width, 2 * expert.mlp, gated=True),
+        product('expert down', each, chunk, expert.mlp, expert.width),
+    ]  # fmt: skip
+
+
+_BY_CONFIG: Mapping[type, Callable[[Any, Workload], list[NamedProduct]]] = {PI05Config: _pi05}

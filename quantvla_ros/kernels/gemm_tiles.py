@@ -1,0 +1,248 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Which tile of a fused product serves which shape.
+
+Knows sizes; knows nothing of tensors, kernels or devices. What is chosen here is what serves where
+nothing was measured: it follows `tiles`, whose order was, and splits the columns where the tiles
+are fewer than the multiprocessors.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+KINDS = ('float32', 'float16', 'bfloat16', 'int8', 'int4')
+_BYTES = {'float32': 4, 'float16': 2, 'bfloat16': 2, 'int8': 1, 'int4': 1}  # of an input's column
+_SHORTEST = 4  # steps that a program of a split product takes at least
+_MOST_PARTS = 8
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product as far as its tile depends on it.
+
+    Attributes:
+        kind: one of `KINDS`, of the weight.
+        rows, outputs, columns: M, N (rows of the weight) and K.
+        pairs: two rows of the weight make one output.
+        head: pairs that one tile has to hold exactly, where heads are normed; 0: any.
+        group: columns that share a group scale; 0: none do.
+        heads: the pairs are of heads, stored as queries, keys and values.
+    """
+
+    kind: str
+    rows: int
+    outputs: int
+    columns: int
+    pairs: bool = False
+    head: int = 0
+    group: int = 0
+    heads: bool = False
+
+
+@dataclass(frozen=True)
+class GemmTile:
+    """How programs cover a product.
+
+    Attributes:
+        rows, outputs, columns: of a tile, and of one step. Powers of two. Outputs are rows of the
+            weight: where two make one output, half as many are stored.
+        warps, stages: of a program, and of its pipeline.
+        split: programs that share the columns of a tile.
+        left: the weights are the left operand; packed ones always are.
+    """
+
+    rows: int
+    outputs: int
+    columns: int
+    warps: int
+    stages: int
+    split: int = 1
+    left: bool = False
+
+    def shared(self, kind: str) -> int:
+        """Bytes of shared memory that the pipeline holds, or the sums on their way out."""
+        weights = self.outputs * self.columns * _BYTES[kind]
+        if kind == 'int4':
+            weights //= 2
+        pipeline = (self.rows * self.columns * _BYTES[kind] + weights) * self.stages
+        # A tile that lies across is turned before it is stored: as it is, if split or in float32.
+        return max(pipeline, 4 * self.rows * self.outputs if self.left else 0)
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Tiles that cannot work well, by name."""
+
+    name: str
+    reason: str
+    covers: Callable[[GemmTile, Product, tuple[int, int]], bool]
+
+
+def _sums(tile: GemmTile) -> int:
+    """That a thread keeps in registers, of the 255 that it has."""
+    return tile.rows * tile.outputs // (32 * tile.warps)
+
+
+# Found by compiling ahead of time (test_kernels_aot_fused.py): what does not fit into a thread's
+# registers goes through the memory. The others fit.
+EXCLUDED = (
+    Exclusion(
+        'pairs in 128 integer sums a thread, without wgmma',
+        'the halves of a tile change warps on their way out, beside all the sums',
+        lambda tile, product, capability: (
+            product.kind in ('int8', 'int4')
+            and product.pairs
+            and capability[0] != 9
+            and _sums(tile) >= 128
+        ),
+    ),
+    Exclusion(
+        'int8 in 128 sums a thread, before Hopper',
+        'a matrix instruction of a warp takes both operands from registers too',
+        lambda tile, product, capability: (
+            product.kind == 'int8' and capability[0] == 8 and _sums(tile) >= 128
+        ),
+    ),
+    Exclusion(
+        'packed groups in 128 sums a thread, without wgmma',
+        'a matrix instruction of a warp takes the other operand from registers too',
+        lambda tile, product, capability: (
+            product.kind == 'int4'
+            and product.group > 0
+            and capability[0] != 9
+            and _sums(tile) >= 128
+        ),
+    ),
+)
+
+
+def exclusion(
+    tile: GemmTile, product: Product, capability: tuple[int, int] = (9, 0)
+) -> Exclusion | None:
+    """Why a tile is not taken for a product on GPUs of this compute capability; None: it is."""
+    return next((one for one in EXCLUDED if one.covers(tile, product, capability)), None)
+
+
+# (rows, outputs, bytes of a step, warps, stages), relative speed; by the number of rows
+_TILES = (
+    (16, ((16, 64, 256, 4, 4, 1.0), (16, 32, 256, 4, 4, 0.8))),
+    (32, ((32, 64, 256, 4, 4, 1.0), (32, 32, 256, 4, 4, 0.8))),
+    (64, ((64, 64, 256, 4, 3, 1.0), (64, 32, 256, 4, 4, 0.8))),
+    (
+        2**31,
+        (
+            (128, 256, 128, 8, 3, 1.0),
+            (64, 128, 128, 4, 4, 0.93),
+            (128, 128, 128, 8, 3, 0.9),
+            (128, 64, 128, 4, 4, 0.7),
+            (64, 64, 128, 4, 4, 0.5),
+        ),
+    ),
+)
+_PACKED_TILES = (
+    *_TILES[:3],
+    (
+        2**31,
+        (
+            (256, 128, 128, 8, 3, 1.0),
+            (128, 128, 128, 8, 4, 0.9),
+            (128, 64, 128, 4, 4, 0.8),
+            (64, 64, 128, 4, 4, 0.5),
+        ),
+    ),
+)
+# Worth a measurement beside those, for few rows and for many.
+_FEW = ((16, 64, 256, 4, 4), (32, 64, 256, 4, 4), (64, 32, 128, 4, 5), (64, 64, 128, 4, 4))
+_MANY = (
+    (128, 128, 128, 4, 4),
+    (256, 128, 128, 8, 3),
+    (128, 256, 128, 8, 3),
+    (64, 256, 128, 8, 3),
+    # Triton waits for an integer wgmma at every step: fewer steps, or two programs side by side.
+    (128, 256, 256, 8, 2),
+    (128, 128, 256, 8, 3),
+    (64, 128, 256, 4, 2),
+)
+
+
+def choose_gemm_tile(
+    product: Product, *, processors: int, shared: int, capability: tuple[int, int] = (9, 0)
+) -> GemmTile:
+    """The tile with the least work on the busiest multiprocessor.
+
+    Args:
+        processors: multiprocessors of the GPU.
+        shared: bytes of shared memory that one program may use.
+        capability: of the GPU, for what is excluded.
+    """
+    table = _PACKED_TILES if product.kind == 'int4' else _TILES
+    shapes = next(tiles for largest, tiles in table if product.rows <= largest)
+    best, least = None, float('inf')
+    for *numbers, speed in shapes:
+        tile = fitted(
+            _of(product.kind, *numbers), product, shared=shared, capability=capability
+        )
+        if tile is None:
+            continue
+        tiles = -(-product.rows // tile.rows) * -(-product.outputs // tile.outputs)
+        steps = -(-product.columns // tile.columns)
+        split = 1
+        while tiles * split * 2 <= processors and steps >= 2 * split * _SHORTEST:
+            split *= 2
+        tile = replace(tile, split=min(split, _MOST_PARTS))
+        waves = -(-tiles * tile.split // processors)
+        work = waves * tile.rows * tile.outputs * -(-steps // tile.split) * tile.columns / speed
+        if work < least:
+            best, least = tile, work
+    assert best is not None  # the smallest tile fits every GPU since Ampere
+    return best
+
+
+def candidates(
+    product: Product, *, shared: int, capability: tuple[int, int] = (9, 0)
+) -> Iterator[GemmTile]:
+    """Tiles that are worth a measurement for this product, each once."""
+    table = _PACKED_TILES if product.kind == 'int4' else _TILES
+    shapes = [numbers[:5] for numbers in next(t for most, t in table if product.rows <= most)]
+    shapes += [s for s in (_FEW if product.rows <= 64 else _MANY) if s not in shapes]
+    seen = set()
+    for numbers in shapes:
+        for left in (False, True):
+            for split in (1, 2, 4, 8):
+                tile = replace(_of(product.kind, *numbers), split=split, left=left)
+                fitting = fitted(tile, product, shared=shared, capability=capability)
+                if fitting is None or fitting in seen:
+                    continue
+                if split > 1 and -(-product.columns // fitting.columns) < 2 * split:
+                    continue
+                seen.add(fitting)
+                yield fitting
+
+
+def fitted(
+    tile: GemmTile, product: Product, *, shared: int, capability: tuple[int, int] = (9, 0)
+) -> GemmTile | None:
+    """The same tile as this product can take it; None: it cannot.
+
+    Packed weights are the left operand and a step stays within a group; a tile of normed heads is
+    one head; the pipeline is as deep as the shared memory allows, two stages at least.
+    """
+    if product.kind == 'int4':
+        columns = max(tile.columns, 64)
+        if product.group:
+            columns = min(columns, product.group & -product.group)
+        tile = replace(tile, columns=columns, left=True)
+    if product.head:
+        tile = replace(tile, outputs=2 * product.head)
+    if exclusion(tile, product, capability) is not None:
+        return None
+    for stages in range(tile.stages, 1, -1):
+        shallower = replace(tile, stages=stages)
+        if shallower.shared(product.kind) <= shared:
+            return shallower
+    return None
+
+
+def _of(kind: str, rows: int, outputs: int, size: int, warps: int, stages: int) -> GemmTile:
+    return GemmTile(rows, outputs, size // _BYTES[kind], warps, stages, left=kind == 'int4')

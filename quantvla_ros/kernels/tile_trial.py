@@ -1,0 +1,183 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""One product on a GPU with any tile: is it right, and how long does it take?
+
+Knows tensors, the fused products and their definition; knows nothing of files or models. A tile is
+timed as a network runs it: in a CUDA graph, one product after the other, each with other weights
+than the one before, more of them than the L2 holds.
+"""
+from __future__ import annotations
+
+import statistics
+
+import torch
+from torch import Tensor
+
+from quantvla_ros.kernels import fused_reference
+from quantvla_ros.kernels import triton_gemm_launch as launch
+from quantvla_ros.kernels.fused_types import FloatWeight, Int4Weight, Int8Weight, Quantized
+from quantvla_ros.kernels.gemm_tiles import GemmTile, Product
+from quantvla_ros.kernels.halves import halved
+from quantvla_ros.kernels.packing import pack_int4
+from quantvla_ros.kernels.rows import Rows
+
+_CALLS = 20  # in a graph, or as many as there are weights
+_REPLAYS = {True: 5, False: 25}
+_MOST_COPIES = 64
+# Of the result's type, relative to the value and to the largest of all.
+_TOLERANCE = {torch.bfloat16: 2**-7, torch.float16: 2**-9, torch.float32: 2**-16}
+
+
+class GpuTrial:
+    """A `tile_search.Trial`: random operands of one product's sizes, with the epilogue it implies.
+
+    Products of heads give queries, keys and values, of normed heads where the product says so;
+    other pairs are gated ones; the rest adds to a residual.
+    """
+
+    def __init__(self, product: Product, device: torch.device) -> None:
+        self.product, self.device = product, device
+        self._generator = torch.Generator(device).manual_seed(0)
+        self._float = getattr(torch, product.kind) if 'float' in product.kind else None
+        self._dtype = self._float or torch.bfloat16
+        self._weights = [self._weight() for _ in range(self._copies())]
+        self._x = self._rows()
+        rows, outputs = product.rows, product.outputs
+        self._residual = self._normal(rows, outputs).to(self._dtype)
+        self._gate = self._normal(outputs)
+        self._y = torch.empty_like(self._residual)
+        self._half = torch.empty((rows, outputs // 2), dtype=self._dtype, device=device)
+        self._written = [self._y, self._half]
+        # One head of keys and one of values, the others queries.
+        self._size = 2 * product.head or _head(outputs)
+        if product.heads:
+            angles = self._normal(rows, self._size // 2)
+            self._rotary = (angles.cos(), angles.sin())
+            norm = self._normal(self._size).to(self._dtype) if product.head else None
+            self._norms = {'q_norm': norm, 'k_norm': norm}
+            shape = (rows, 1, self._size)
+            self._keys = torch.empty(shape, dtype=self._dtype, device=device)
+            self._values = torch.empty_like(self._keys)
+            self._written += [self._keys, self._values]
+        self._graphs: dict[GemmTile, tuple[torch.cuda.CUDAGraph, int]] = {}
+        self._expected = self._run(fused_reference, self._defined(), {})
+
+    def refusal(self, tile: GemmTile) -> str | None:
+        """Why this tile cannot run here or is wrong; None: neither."""
+        import triton
+
+        for written in self._written:
+            written.fill_(float('nan'))
+        try:
+            found = self._run(launch, self._weights[0], {'tile': tile})
+        except triton.errors.TritonError as error:  # too much memory asked for, or not compiled
+            return f'{type(error).__name__}: {str(error).strip().splitlines()[-1]}'
+        tolerance = _TOLERANCE[self._dtype]
+        for one, other in zip(found, self._expected, strict=True):
+            one, other = one.float(), other.float()
+            least = tolerance * float(other.abs().max())
+            if not torch.allclose(one, other, rtol=tolerance, atol=least):
+                return f'wrong by up to {float((one - other).abs().max()):.3g}'
+        return None
+
+    def microseconds(self, tile: GemmTile, *, quick: bool) -> float:
+        """The median time of one product."""
+        graph, calls = self._graphs.get(tile) or self._captured(tile)
+        self._graphs[tile] = graph, calls
+        graph.replay()
+        times = []
+        for _ in range(_REPLAYS[quick]):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) * 1e3 / calls)
+        return statistics.median(times)
+
+    def _captured(self, tile: GemmTile) -> tuple[torch.cuda.CUDAGraph, int]:
+        calls = max(_CALLS, len(self._weights))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self.device), torch.cuda.graph(graph):
+            for call in range(calls):
+                self._run(launch, self._weights[call % len(self._weights)], {'tile': tile})
+        return graph, calls
+
+    def _run(self, module, weight, options: dict) -> list[Tensor]:
+        """The product by `fused_reference` or by the kernels; its results, newly made or not."""
+        exact = module is fused_reference
+        if self.product.heads:
+            heads = self.product.outputs // self._size - 2
+            keys, values = (
+                (torch.empty_like(t) if exact else t) for t in (self._keys, self._values)
+            )
+            queries = module.attention_inputs(
+                self._x, weight, self._rotary, heads, 1, self._size, keys, values, 0,
+                **self._norms, **options,
+            )  # fmt: skip
+            return [queries, keys, values]
+        if self.product.pairs:
+            y = torch.empty_like(self._half) if exact else self._half
+            return [
+                module.gated_linear(self._x, weight, activation='gelu_tanh', out=y, **options)
+            ]
+        y = torch.empty_like(self._y) if exact else self._y
+        return [
+            module.linear(
+                self._x, weight, residual=self._residual, gate=self._gate, out=y, **options
+            )
+        ]
+
+    def _copies(self) -> int:
+        """So many weights that none is in the L2 when its turn comes again."""
+        if self.device.type != 'cuda':
+            return 1
+        bits = {'int4': 4, 'int8': 8, 'float32': 32}.get(self.product.kind, 16)
+        size = self.product.outputs * self.product.columns * bits / 8
+        cache = torch.cuda.get_device_properties(self.device).L2_cache_size
+        return max(2, min(_MOST_COPIES, int(2 * cache / size) + 1))
+
+    def _weight(self):
+        weight = self._plain_weight()
+        return halved(weight) if isinstance(weight, Int4Weight) else weight
+
+    def _plain_weight(self) -> FloatWeight | Int8Weight | Int4Weight:
+        outputs, columns = self.product.outputs, self.product.columns
+        if self._float is not None:
+            return FloatWeight((self._normal(outputs, columns) * columns**-0.5).to(self._float))
+        scale = (self._normal(outputs).abs() + 0.1) * columns**-0.5 / 127
+        if self.product.kind == 'int8':
+            return Int8Weight(self._integers(-127, 128, outputs, columns), scale, None, Rows())
+        group = self.product.group
+        groups = None
+        if group:
+            groups = self._integers(1, 16, outputs, -(-columns // group)).to(torch.uint8)
+        packed = pack_int4(self._integers(-8, 8, outputs, columns))
+        return Int4Weight(packed, groups, group, scale, None, Rows())
+
+    def _defined(self):
+        """The first weight as the definition reads it: the same numbers, in the plain order."""
+        if self.product.kind != 'int4':
+            return self._weights[0]
+        self._generator.manual_seed(0)
+        return self._plain_weight()
+
+    def _rows(self) -> Tensor | Quantized:
+        rows, columns = self.product.rows, self.product.columns
+        if self._float is not None:
+            return self._normal(rows, columns).to(self._float)
+        scale = (self._normal(rows).abs() + 0.1) / 127
+        return Quantized(self._integers(-127, 128, rows, columns), scale, self._dtype)
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self._generator, device=self.device)
+
+    def _integers(self, low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(
+            low, high, shape, generator=self._generator, device=self.device, dtype=torch.int8
+        )
+
+
+def _head(outputs: int) -> int:
+    """A size of heads that makes two of them or more."""
+    return next((size for size in (256, 128, 72, 64, 16) if outputs % size == 0), 2)

@@ -1,0 +1,365 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Softmax attention of grouped heads on a GPU, over exact numbers of keys: one kernel.
+
+Knows tensors and sizes; knows nothing of models or recipes. Needs triton, so it is imported where
+attention is launched. `fused_reference` defines the result.
+
+The softmax is computed block by block of keys (FlashAttention, arXiv 2205.14135). The query heads
+that share a key head are rows of one product, so 50 queries of 8 heads on one key head are 400 rows
+and the keys are read once for them. Where there are few rows the keys are split among programs
+(Flash-Decoding); the last program to finish joins the parts, so it stays one kernel. Joining goes
+through counters that each launch leaves at zero: launches on one device must not run side by side.
+
+A row that sees no key, or only values that are not numbers, is NaN.
+"""
+from __future__ import annotations
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from quantvla_ros.errors import BackendError
+from quantvla_ros.kernels.attention_tiles import (
+    AttentionTile,
+    choose_attention_tile,
+    head_parts,
+)
+from quantvla_ros.kernels.triton_int8 import _gpu
+
+COUNTERS = 4096  # tiles of rows that one launch may join
+_LOG2_E = 1.4426950408889634
+
+
+@triton.jit
+def _loaded(at, columns, D: tl.constexpr, WHOLE: tl.constexpr, UPCAST: tl.constexpr):
+    """Numbers of a head's columns, those beyond its size zero."""
+    if WHOLE:
+        x = tl.load(at)
+    else:
+        x = tl.load(at, mask=columns < D, other=0.0)
+    if UPCAST:
+        return x.to(tl.float32)
+    else:
+        return x
+
+
+@triton.jit
+def _ratio(sums, total):
+    """Sums over the sum of weights; NaN where there was nothing to sum."""
+    return sums / tl.where(total > 0.0, total, float('nan'))[:, None]
+
+
+@triton.jit
+def attention_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    out_ptr,
+    count_ptr,
+    part_ptr,
+    counter_ptr,
+    M,
+    T,
+    q_stride,
+    k_stride,
+    v_stride,
+    scale,
+    KV: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    WIDE: tl.constexpr,
+    REST: tl.constexpr,
+    COUNTED: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    UPCAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+    SPLITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """One program per ROWS rows of queries, key head and segment, and split of the keys.
+
+    q [segments M, KV GROUP, D], k and v [segments T, KV, D], rows a stride apart, heads side by
+    side; out [segments M, KV GROUP D]. Of the first `count` keys, at count_ptr if COUNTED, else T.
+
+    A part is SPLITS times rows of sums (WIDE + REST columns), largest logit and sum of weights.
+    """
+    tile = tl.program_id(0)
+    group = tl.program_id(1)
+    split = tl.program_id(2)
+    head = group % KV
+    segment = group // KV
+    row = tile * ROWS + tl.arange(0, ROWS)
+    query = row // GROUP
+    there = query < M
+    # Rows beyond the edge read query 0; they are never stored.
+    query = tl.where(there, query, 0)
+    lane = (head * GROUP + row % GROUP) * D
+    wide = tl.arange(0, WIDE)
+    q_at = q_ptr + ((segment * M + query) * q_stride + lane)[:, None]
+    q = _loaded(q_at + wide[None, :], wide[None, :], D, WIDE <= D, UPCAST)
+    k_head = k_ptr + segment * T * k_stride + head * D
+    v_head = v_ptr + segment * T * v_stride + head * D
+    sums = tl.zeros((ROWS, WIDE), dtype=tl.float32)
+    if REST > 0:
+        rest = WIDE + tl.arange(0, REST)
+        q_rest = _loaded(q_at + rest[None, :], rest[None, :], D, WIDE + REST == D, UPCAST)
+        sums_rest = tl.zeros((ROWS, REST), dtype=tl.float32)
+
+    count = T
+    if COUNTED:
+        count = tl.minimum(tl.load(count_ptr), T)
+    if CAUSAL:
+        count = tl.minimum(count, (tile * ROWS + ROWS - 1) // GROUP + 1)
+    start = 0
+    end = count
+    if SPLITS > 1:
+        share = tl.cdiv(tl.cdiv(count, KEYS), SPLITS) * KEYS
+        start = split * share
+        end = tl.minimum(start + share, count)
+
+    largest = tl.full((ROWS,), float('-inf'), dtype=tl.float32)
+    total = tl.zeros((ROWS,), dtype=tl.float32)
+    for block in range(start, end, KEYS):
+        key = block + tl.arange(0, KEYS)
+        inside = key < end
+        # Keys beyond the edge read key 0, which every row sees, and weigh nothing.
+        at = tl.where(inside, key, 0)
+        k_at = k_head + (at * k_stride)[None, :]
+        k = _loaded(k_at + wide[:, None], wide[:, None], D, WIDE <= D, UPCAST)
+        logits = tl.dot(q, k, input_precision=PRECISION)
+        if REST > 0:
+            k = _loaded(k_at + rest[:, None], rest[:, None], D, WIDE + REST == D, UPCAST)
+            logits = tl.dot(q_rest, k, logits, input_precision=PRECISION)
+        visible = inside[None, :]
+        if CAUSAL:
+            visible = visible & (key[None, :] <= query[:, None])
+        logits = tl.where(visible, logits * scale, float('-inf'))
+        larger = tl.maximum(largest, tl.max(logits, axis=1))
+        base = tl.where(larger == float('-inf'), 0.0, larger)
+        weights = tl.exp2(logits - base[:, None])
+        shrunk = tl.exp2(largest - base)
+        largest = larger
+        total = total * shrunk + tl.sum(weights, axis=1)
+        v_at = v_head + (at * v_stride)[:, None]
+        v = _loaded(v_at + wide[None, :], wide[None, :], D, WIDE <= D, UPCAST)
+        weights = weights.to(v.dtype)
+        sums = tl.dot(weights, v, sums * shrunk[:, None], input_precision=PRECISION)
+        if REST > 0:
+            v = _loaded(v_at + rest[None, :], rest[None, :], D, WIDE + REST == D, UPCAST)
+            sums_rest = tl.dot(
+                weights, v, sums_rest * shrunk[:, None], input_precision=PRECISION
+            )
+
+    out_at = out_ptr + ((segment * M + query) * (KV * GROUP * D) + lane)[:, None]
+    kind = out_ptr.dtype.element_ty
+    if SPLITS == 1:
+        mask = there[:, None] & (wide[None, :] < D)
+        tl.store(out_at + wide[None, :], _ratio(sums, total).to(kind), mask=mask)
+        if REST > 0:
+            mask = there[:, None] & (rest[None, :] < D)
+            tl.store(out_at + rest[None, :], _ratio(sums_rest, total).to(kind), mask=mask)
+    else:
+        tiles = tl.num_programs(0) * tl.num_programs(1)
+        place = group * tl.num_programs(0) + tile
+        part = part_ptr + place * ROWS * (WIDE + REST + 2)
+        stride = tiles * ROWS * (WIDE + REST + 2)
+        lanes = tl.arange(0, ROWS)
+        mine = part + split * stride
+        heads = ROWS * (WIDE + REST) + lanes
+        sums_at = lanes[:, None] * WIDE + wide[None, :]
+        tl.store(mine + sums_at, sums)
+        if REST > 0:
+            rest_at = ROWS * WIDE + lanes[:, None] * REST + tl.arange(0, REST)[None, :]
+            tl.store(mine + rest_at, sums_rest)
+        tl.store(mine + heads, largest)
+        tl.store(mine + heads + ROWS, total)
+        # All threads have written before one of them says so.
+        tl.debug_barrier()
+        before = tl.atomic_add(counter_ptr + place, 1, sem='acq_rel')
+        if before == SPLITS - 1:
+            tl.store(counter_ptr + place, 0)
+            largest = tl.full((ROWS,), float('-inf'), dtype=tl.float32)
+            for other in tl.static_range(SPLITS):
+                found = tl.load(part + other * stride + heads, cache_modifier='.cg')
+                # A maximum drops NaN; the sum of the weights keeps it.
+                largest = tl.maximum(largest, found)
+            base = tl.where(largest == float('-inf'), 0.0, largest)
+            total = tl.zeros((ROWS,), dtype=tl.float32)
+            sums = tl.zeros((ROWS, WIDE), dtype=tl.float32)
+            if REST > 0:
+                sums_rest = tl.zeros((ROWS, REST), dtype=tl.float32)
+            for other in tl.static_range(SPLITS):
+                theirs = part + other * stride
+                shrunk = tl.exp2(tl.load(theirs + heads, cache_modifier='.cg') - base)
+                total += shrunk * tl.load(theirs + heads + ROWS, cache_modifier='.cg')
+                sums += shrunk[:, None] * tl.load(theirs + sums_at, cache_modifier='.cg')
+                if REST > 0:
+                    sums_rest += shrunk[:, None] * tl.load(theirs + rest_at, cache_modifier='.cg')
+            mask = there[:, None] & (wide[None, :] < D)
+            tl.store(out_at + wide[None, :], _ratio(sums, total).to(kind), mask=mask)
+            if REST > 0:
+                mask = there[:, None] & (rest[None, :] < D)
+                tl.store(out_at + rest[None, :], _ratio(sums_rest, total).to(kind), mask=mask)
+
+
+def attention(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    count: int | Tensor | None = None,
+    causal: bool = False,
+    scale: float,
+    segment: int | None = None,
+    out: Tensor | None = None,
+    tile: AttentionTile | None = None,
+) -> Tensor:
+    """`fused_reference.attention` in one kernel.
+
+    Args:
+        queries, keys, values: rows may lie further apart than they are long (parts of one product);
+            heads side by side.
+        tile: instead of the chosen one (for tuning).
+    Raises:
+        BackendError: shapes, strides or dtypes that do not fit.
+    """
+    rows, heads, size = queries.shape
+    total, kv_heads = keys.shape[:2]
+    _check(queries, keys, values, count, causal, segment, out)
+    segments = 1
+    if segment is not None:
+        segments, rows, total = rows // segment, segment, segment
+    group = heads // kv_heads
+    device = queries.device
+    if out is None:
+        out = torch.empty(
+            (queries.shape[0], heads * size), dtype=queries.dtype, device=device
+        )
+    counted = isinstance(count, Tensor)
+    if isinstance(count, int):
+        total = min(total, count)
+    element = queries.element_size()
+    tile = tile or _tile_on(rows * group, total, kv_heads * segments, size, element, device)
+    wide, rest = head_parts(size)
+    tiles = triton.cdiv(rows * group, tile.rows)
+    part, counters = queries, queries
+    if tile.splits > 1:
+        counters = _counters(device)
+        if tiles * kv_heads * segments > COUNTERS:
+            raise BackendError(
+                f'attention: expected at most {COUNTERS} tiles to join, found '
+                f'{tiles * kv_heads * segments}'
+            )
+        part = torch.empty(
+            tile.splits * tiles * kv_heads * segments * tile.rows * (wide + rest + 2),
+            dtype=torch.float32,
+            device=device,
+        )
+    with torch.cuda.device(device if device.type == 'cuda' else -1):
+        attention_kernel[(tiles, kv_heads * segments, tile.splits)](
+            queries,
+            keys,
+            values,
+            out,
+            count if counted else queries,
+            part,
+            counters,
+            rows,
+            total,
+            queries.stride(0),
+            keys.stride(0),
+            values.stride(0),
+            scale * _LOG2_E,
+            KV=kv_heads,
+            GROUP=group,
+            D=size,
+            WIDE=wide,
+            REST=rest,
+            COUNTED=counted,
+            CAUSAL=causal,
+            # The interpreter multiplies the bits of 16-bit numbers.
+            UPCAST=device.type == 'cpu' and element == 2,
+            PRECISION='tf32x3' if element == 4 else 'tf32',
+            SPLITS=tile.splits,
+            ROWS=tile.rows,
+            KEYS=tile.keys,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            enable_fp_fusion=True,  # from Triton 3.10 on it must be asked for
+        )
+    return out
+
+
+def _check(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    count: int | Tensor | None,
+    causal: bool,
+    segment: int | None,
+    out: Tensor | None,
+) -> None:
+    """Raise BackendError for what the kernel would misread."""
+    rows, heads, size = queries.shape
+    total, kv_heads = keys.shape[:2]
+    if keys.shape[2] != size or values.shape != keys.shape or heads % kv_heads or size > 256:
+        raise BackendError(
+            f'attention: expected queries [M, heads, D], keys and values [T, kv_heads, D], D up to '
+            f'256, found {list(queries.shape)}, {list(keys.shape)}, {list(values.shape)}'
+        )
+    if rows == 0 or total == 0:
+        raise BackendError(f'attention: expected queries and keys, found {rows} and {total}')
+    for name, tensor in (('queries', queries), ('keys', keys), ('values', values)):
+        if tensor.stride(2) != 1 or (tensor.shape[1] > 1 and tensor.stride(1) != size):
+            raise BackendError(
+                f'attention: expected the heads of {name} side by side, found strides '
+                f'{tensor.stride()}'
+            )
+        if tensor.dtype != queries.dtype:
+            raise BackendError(
+                f'attention: expected {name} {queries.dtype} as the queries, found {tensor.dtype}'
+            )
+    if isinstance(count, Tensor) and (count.dtype != torch.int32 or count.numel() != 1):
+        raise BackendError(
+            f'attention: expected count int32 [] or [1], found {count.dtype} {list(count.shape)}'
+        )
+    if isinstance(count, int) and not 0 < count <= total:
+        raise BackendError(f'attention: expected count 1 to {total}, found {count}')
+    if segment is not None and (count is not None or causal or rows != total or rows % segment):
+        raise BackendError(
+            f'attention: expected as many queries as keys in segments of {segment}, without '
+            f'count or causal; found {rows} and {total}, count {count}, causal {causal}'
+        )
+    if out is not None and (out.shape != (rows, heads * size) or not out.is_contiguous()):
+        raise BackendError(
+            f'attention: expected out [{rows}, {heads * size}], contiguous, found '
+            f'{list(out.shape)} with strides {out.stride()}'
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _tile_on(
+    rows: int, keys: int, groups: int, size: int, element: int, device: torch.device
+) -> AttentionTile:
+    processors, shared = _gpu(device)
+    return choose_attention_tile(
+        rows, keys, groups, size, element, processors=processors, shared=shared
+    )
+
+
+_zeros: dict[torch.device, Tensor] = {}
+
+
+def _counters(device: torch.device) -> Tensor:
+    """[COUNTERS] int32 zeros that outlive the launch; made at the first."""
+    if device not in _zeros:
+        if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
+            # They would belong to the graph's memory and be zeroed at each of its runs only.
+            raise BackendError('attention: run once before a graph is captured')
+        _zeros[device] = torch.zeros(COUNTERS, dtype=torch.int32, device=device)
+    return _zeros[device]

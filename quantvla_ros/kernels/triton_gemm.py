@@ -1,0 +1,580 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The GPU kernels of the fused products, in Triton: one product with what follows it.
+
+Knows pointers and sizes; knows nothing of tensors, devices or tile choice (see
+`triton_gemm_launch`, the only importer: this module needs triton). `fused_reference` defines what
+they compute.
+
+A program makes a tile of rows x outputs. Where two rows of the weight make one output (gate and up,
+or the two halves of a head that rotary embedding mixes), the first ones fill the first half of the
+tile and the second ones the other: one product, whose sums are then taken apart. With few rows or
+packed weights the weights are the left operand (LEFT): the matrix instruction's long side then goes
+along the outputs, and packed weights go from registers into it.
+
+With SPLIT > 1 several programs share the columns of a tile; each leaves its sums in a workspace and
+`reduce_kernel` adds them in a fixed order, so the result does not depend on who came first.
+"""
+import triton
+import triton.language as tl
+
+from quantvla_ros.kernels.triton_kernels import _halves, _scaled_halves
+
+
+@triton.jit
+def _outputs(tile, PAIR: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The outputs of a tile, for each row of the weight in it, and those rows.
+
+    PAIR is the distance of the two rows that make an output; 0: one row does.
+    """
+    places = tl.arange(0, BLOCK_N)
+    if PAIR == 0:
+        outputs = tile * BLOCK_N + places
+        return outputs, outputs
+    else:
+        HALF: tl.constexpr = BLOCK_N // 2
+        outputs = tile * HALF + places % HALF
+        return outputs, _first(outputs, PAIR) + (places // HALF) * PAIR
+
+
+@triton.jit
+def _first(outputs, PAIR: tl.constexpr):
+    """The first of the two rows of the weight that make an output."""
+    return (outputs // PAIR) * (2 * PAIR) + outputs % PAIR
+
+
+@triton.jit
+def _parted(sums, LEFT: tl.constexpr):
+    """Both halves of a tile along its outputs."""
+    if LEFT:
+        sums = tl.reshape(sums, (2, sums.shape[0] // 2, sums.shape[1]))
+        return tl.split(tl.permute(sums, (1, 2, 0)))
+    else:
+        sums = tl.reshape(sums, (sums.shape[0], 2, sums.shape[1] // 2))
+        return tl.split(tl.permute(sums, (0, 2, 1)))
+
+
+@triton.jit
+def _along_rows(x, LEFT: tl.constexpr):
+    """A vector over the rows of a tile, to be spread over its outputs."""
+    if LEFT:
+        return x[None, :]
+    else:
+        return x[:, None]
+
+
+@triton.jit
+def _along_outputs(x, LEFT: tl.constexpr):
+    """A vector over the outputs of a tile, to be spread over its rows."""
+    if LEFT:
+        return x[:, None]
+    else:
+        return x[None, :]
+
+
+@triton.jit
+def _products(
+    x_ptr,
+    weight_ptr,
+    x_rows,
+    w_rows,
+    start,
+    stop,
+    K,
+    INTEGER: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    LEFT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Sums over columns start to stop of x [M, K] by rows of weight [N, K]."""
+    SUM: tl.constexpr = tl.int32 if INTEGER else tl.float32
+    columns = tl.arange(0, BLOCK_K)
+    # The columns lie across a left operand and down a right one.
+    x_columns, w_columns = _along_outputs(columns, LEFT), _along_rows(columns, LEFT)
+    x_at = x_ptr + _along_rows(x_rows * K, LEFT) + (x_columns + start)
+    w_at = weight_ptr + _along_outputs(w_rows * K, LEFT) + (w_columns + start)
+    if LEFT:
+        sums = tl.zeros((BLOCK_N, BLOCK_M), dtype=SUM)
+    else:
+        sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=SUM)
+    for at in range(start, stop, BLOCK_K):
+        if EVEN_K:
+            x = tl.load(x_at)
+            w = tl.load(w_at)
+        else:
+            x = tl.load(x_at, mask=x_columns < K - at, other=0)
+            w = tl.load(w_at, mask=w_columns < K - at, other=0)
+        sums = _dot(x, w, sums, LEFT, SUM, PRECISION, WIDEN)
+        x_at += BLOCK_K
+        w_at += BLOCK_K
+    return sums
+
+
+@triton.jit
+def _dot(
+    x,
+    w,
+    sums,
+    LEFT: tl.constexpr,
+    SUM: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    if WIDEN:  # the interpreter multiplies the bits of bfloat16 as integers
+        x, w = x.to(tl.float32), w.to(tl.float32)
+    if LEFT:
+        return tl.dot(w, x, sums, out_dtype=SUM, input_precision=PRECISION)
+    else:
+        return tl.dot(x, w, sums, out_dtype=SUM, input_precision=PRECISION)
+
+
+@triton.jit
+def _packed_products(
+    x_ptr,
+    weight_ptr,
+    group_scale_ptr,
+    x_rows,
+    w_rows,
+    start,
+    stop,
+    K,
+    GROUP: tl.constexpr,
+    SCALE_SUMS: tl.constexpr,
+    PTX: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """The same with packed weights as `halves` orders them, the weights being the left operand.
+
+    A step stays within a group: its scale multiplies the step's sums, where those are fewer than
+    the weights (SCALE_SUMS), or the weights. Without groups the sums are 16 times what they are.
+    """
+    width = tl.cdiv(K, 64) * 32
+    bytes_ = tl.arange(0, BLOCK_K // 2)
+    low_columns = (bytes_ // 32) * 64 + bytes_ % 32
+    low_at = x_ptr + x_rows[None, :] * K + (low_columns + start)[:, None]
+    w_at = weight_ptr + w_rows[:, None] * width + (bytes_ + start // 2)[None, :]
+    sums = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.int32)
+    if GROUP > 0:
+        group_at = group_scale_ptr + w_rows * tl.cdiv(K, GROUP)
+    for at in range(start, stop, BLOCK_K):
+        if EVEN_K:
+            low_x = tl.load(low_at)
+            high_x = tl.load(low_at + 32)
+            w = tl.load(w_at)
+        else:
+            # Weights beyond the edge are whatever they are: they meet zeros.
+            low_x = tl.load(low_at, mask=low_columns[:, None] < K - at, other=0)
+            high_x = tl.load(low_at + 32, mask=low_columns[:, None] + 32 < K - at, other=0)
+            w = tl.load(w_at, mask=bytes_[None, :] < width - at // 2, other=0)
+        if GROUP == 0:
+            low, high = _halves(w, PTX)
+            sums = tl.dot(low, low_x, sums, out_dtype=tl.int32)
+            sums = tl.dot(high, high_x, sums, out_dtype=tl.int32)
+        else:
+            scale = tl.load(group_at + at // GROUP)
+            if SCALE_SUMS:
+                low, high = _halves(w, PTX)
+                part = tl.dot(low, low_x, out_dtype=tl.int32)
+                part = tl.dot(high, high_x, part, out_dtype=tl.int32)
+                sums += (part >> 4) * scale.to(tl.int32)[:, None]
+            else:
+                low, high = _scaled_halves(w, tl.broadcast_to(scale[:, None], w.shape), PTX)
+                sums = tl.dot(low, low_x, sums, out_dtype=tl.int32)
+                sums = tl.dot(high, high_x, sums, out_dtype=tl.int32)
+        low_at += BLOCK_K
+        w_at += BLOCK_K // 2
+    return sums
+
+
+@triton.jit
+def _scaled(
+    sums,
+    rows,
+    w_rows,
+    row_scale_ptr,
+    scale_ptr,
+    bias_ptr,
+    M,
+    N,
+    KIND: tl.constexpr,
+    GROUP: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    LEFT: tl.constexpr,
+):
+    """Sums to float32 products: times the scales of row and output, plus the bias."""
+    y = sums.to(tl.float32)
+    if KIND != 'float':
+        if KIND == 'int4' and GROUP == 0:
+            y *= 0.0625  # the 16 of `_halves`; exact
+        row_scale = tl.load(row_scale_ptr + rows, mask=rows < M, other=0.0)
+        scale = tl.load(scale_ptr + w_rows, mask=w_rows < N, other=0.0)
+        y = y * _along_rows(row_scale, LEFT) * _along_outputs(scale, LEFT)
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + w_rows, mask=w_rows < N, other=0.0).to(tl.float32)
+        y += _along_outputs(bias, LEFT)
+    return y
+
+
+@triton.jit
+def _activated(x, ACTIVATION: tl.constexpr):
+    if ACTIVATION == 'gelu_tanh':
+        # (1 + tanh u) / 2 is the sigmoid of 2 u, without a cancellation
+        x = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+    elif ACTIVATION == 'silu':
+        x = x * tl.sigmoid(x)
+    elif ACTIVATION == 'relu':
+        x = tl.where(x < 0.0, 0.0, x)  # a maximum would drop NaN
+    return x
+
+
+@triton.jit
+def _finish(
+    sums,
+    rows,
+    tile,
+    row_scale_ptr,
+    scale_ptr,
+    bias_ptr,
+    residual_ptr,
+    gate_ptr,
+    cos_ptr,
+    sin_ptr,
+    q_norm_ptr,
+    k_norm_ptr,
+    keys_ptr,
+    values_ptr,
+    start_ptr,
+    y_ptr,
+    M,
+    N,
+    start,
+    eps,
+    KIND: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    PAIR: tl.constexpr,
+    GROUP: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    ROTARY: tl.constexpr,
+    NORMED: tl.constexpr,
+    START_ON_DEVICE: tl.constexpr,
+    LEFT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """From the sums of a tile to what is stored, in float32 up to the store."""
+    _, w_rows = _outputs(tile, PAIR, BLOCK_N)
+    y = _scaled(
+        sums,
+        rows,
+        w_rows,
+        row_scale_ptr,
+        scale_ptr,
+        bias_ptr,
+        M,
+        N,
+        KIND,
+        GROUP,
+        HAS_BIAS,
+        LEFT,
+    )
+    places = _along_rows(rows.to(tl.int64), LEFT)
+    if EPILOGUE == 'linear':
+        y = _activated(y, ACTIVATION)
+        at = places * N + _along_outputs(w_rows, LEFT)
+        inside = _along_rows(rows < M, LEFT) & _along_outputs(w_rows < N, LEFT)
+        if HAS_GATE:
+            gate = tl.load(gate_ptr + w_rows, mask=w_rows < N, other=0.0).to(tl.float32)
+            y *= _along_outputs(gate, LEFT)
+        if HAS_RESIDUAL:
+            y += tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+    else:
+        HALF: tl.constexpr = BLOCK_N // 2
+        outputs = tile * HALF + tl.arange(0, HALF)
+        inside = _along_rows(rows < M, LEFT) & _along_outputs(outputs < N // 2, LEFT)
+        a, b = _parted(y, LEFT)
+        if EPILOGUE == 'gated':
+            y = _activated(a, ACTIVATION) * b
+            at = places * (N // 2) + _along_outputs(outputs, LEFT)
+            tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+        else:
+            head, inner = outputs // PAIR, outputs % PAIR
+            first_rows = _first(outputs, PAIR)
+            turned = head < HEADS + KV_HEADS
+            if NORMED:  # the tile's outputs are one head
+                mean = tl.sum(a * a + b * b, axis=0 if LEFT else 1) / (2 * PAIR)
+                inverse = tl.rsqrt(mean + eps)
+                query, key = head < HEADS, turned & (head >= HEADS)
+                gain = tl.load(q_norm_ptr + inner, mask=query, other=1.0).to(tl.float32)
+                gain *= tl.load(k_norm_ptr + inner, mask=key, other=1.0).to(tl.float32)
+                other = tl.load(q_norm_ptr + inner + PAIR, mask=query, other=1.0).to(tl.float32)
+                other *= tl.load(k_norm_ptr + inner + PAIR, mask=key, other=1.0).to(tl.float32)
+                inverse = tl.where(_along_outputs(turned, LEFT), _along_rows(inverse, LEFT), 1.0)
+                a *= inverse * _along_outputs(gain, LEFT)
+                b *= inverse * _along_outputs(other, LEFT)
+            if ROTARY:
+                at = places * PAIR + _along_outputs(inner, LEFT)
+                mixed = inside & _along_outputs(turned, LEFT)
+                cos = tl.load(cos_ptr + at, mask=mixed, other=1.0)
+                sin = tl.load(sin_ptr + at, mask=mixed, other=0.0)
+                a, b = a * cos - b * sin, b * cos + a * sin
+            if HEADS > 0:
+                at = y_ptr + places * (HEADS * 2 * PAIR) + _along_outputs(first_rows, LEFT)
+                mine = inside & _along_outputs(head < HEADS, LEFT)
+                tl.store(at, a.to(y_ptr.dtype.element_ty), mask=mine)
+                tl.store(at + PAIR, b.to(y_ptr.dtype.element_ty), mask=mine)
+            if START_ON_DEVICE:
+                places += tl.load(start_ptr)
+            else:
+                places += start
+            at = places * (KV_HEADS * 2 * PAIR) + _along_outputs(first_rows, LEFT)
+            at -= HEADS * 2 * PAIR
+            mine = inside & _along_outputs(turned & (head >= HEADS), LEFT)
+            tl.store(keys_ptr + at, a.to(keys_ptr.dtype.element_ty), mask=mine)
+            tl.store(keys_ptr + at + PAIR, b.to(keys_ptr.dtype.element_ty), mask=mine)
+            at -= KV_HEADS * 2 * PAIR
+            mine = inside & _along_outputs(head >= HEADS + KV_HEADS, LEFT)
+            tl.store(values_ptr + at, a.to(values_ptr.dtype.element_ty), mask=mine)
+            tl.store(values_ptr + at + PAIR, b.to(values_ptr.dtype.element_ty), mask=mine)
+
+
+@triton.jit(do_not_specialize=['M', 'start', 'eps'])
+def gemm_kernel(
+    x_ptr,
+    weight_ptr,
+    group_scale_ptr,
+    sums_ptr,
+    row_scale_ptr,
+    scale_ptr,
+    bias_ptr,
+    residual_ptr,
+    gate_ptr,
+    cos_ptr,
+    sin_ptr,
+    q_norm_ptr,
+    k_norm_ptr,
+    keys_ptr,
+    values_ptr,
+    start_ptr,
+    y_ptr,
+    M,
+    N,
+    K,
+    start,
+    eps,
+    KIND: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    PAIR: tl.constexpr,
+    GROUP: tl.constexpr,
+    SCALE_SUMS: tl.constexpr,
+    PTX: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    ROTARY: tl.constexpr,
+    NORMED: tl.constexpr,
+    START_ON_DEVICE: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    SPLIT: tl.constexpr,
+    LEFT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """One program per tile (axis 0) and part of the columns (axis 1) of x [M, K] @ weight [N, K].T.
+
+    Programs that share a block of weights run side by side, so the weights come from memory once.
+    With SPLIT > 1 the sums are stored: [SPLIT, M, N] int32 or float32.
+    """
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    tile = tl.program_id(0)
+    rows = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)
+    _, outputs = _outputs(tile // tiles_m, PAIR, BLOCK_N)
+    # What lies beyond the edge reads row 0 instead of a mask per load; it is never stored.
+    x_rows = tl.where(rows < M, rows, 0).to(tl.int64)
+    w_rows = tl.where(outputs < N, outputs, 0).to(tl.int64)
+    part = tl.program_id(1)
+    length = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT) * BLOCK_K
+    begin = part * length
+    stop = tl.minimum(begin + length, K)
+    if KIND == 'int4':
+        sums = _packed_products(
+            x_ptr,
+            weight_ptr,
+            group_scale_ptr,
+            x_rows,
+            w_rows,
+            begin,
+            stop,
+            K,
+            GROUP,
+            SCALE_SUMS,
+            PTX,
+            EVEN_K,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
+        )
+    else:
+        sums = _products(
+            x_ptr,
+            weight_ptr,
+            x_rows,
+            w_rows,
+            begin,
+            stop,
+            K,
+            KIND == 'int8',
+            PRECISION,
+            WIDEN,
+            EVEN_K,
+            LEFT,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
+        )
+    if SPLIT == 1:
+        _finish(
+            sums,
+            rows,
+            tile // tiles_m,
+            row_scale_ptr,
+            scale_ptr,
+            bias_ptr,
+            residual_ptr,
+            gate_ptr,
+            cos_ptr,
+            sin_ptr,
+            q_norm_ptr,
+            k_norm_ptr,
+            keys_ptr,
+            values_ptr,
+            start_ptr,
+            y_ptr,
+            M,
+            N,
+            start,
+            eps,
+            KIND,
+            EPILOGUE,
+            PAIR,
+            GROUP,
+            HAS_BIAS,
+            ACTIVATION,
+            HAS_RESIDUAL,
+            HAS_GATE,
+            HEADS,
+            KV_HEADS,
+            ROTARY,
+            NORMED,
+            START_ON_DEVICE,
+            LEFT,
+            BLOCK_N,
+        )
+    else:
+        inside = _along_rows(rows < M, LEFT) & _along_outputs(outputs < N, LEFT)
+        at = (part * (M * N)).to(tl.int64) + _along_rows(rows * N, LEFT)
+        tl.store(sums_ptr + at + _along_outputs(outputs, LEFT), sums, mask=inside)
+
+
+@triton.jit(do_not_specialize=['M', 'start', 'eps'])
+def reduce_kernel(
+    sums_ptr,
+    row_scale_ptr,
+    scale_ptr,
+    bias_ptr,
+    residual_ptr,
+    gate_ptr,
+    cos_ptr,
+    sin_ptr,
+    q_norm_ptr,
+    k_norm_ptr,
+    keys_ptr,
+    values_ptr,
+    start_ptr,
+    y_ptr,
+    M,
+    N,
+    start,
+    eps,
+    KIND: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    PAIR: tl.constexpr,
+    GROUP: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    ROTARY: tl.constexpr,
+    NORMED: tl.constexpr,
+    START_ON_DEVICE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """One program per tile of outputs: adds the parts that `gemm_kernel` has left, and finishes."""
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    tile = tl.program_id(0)
+    rows = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)
+    _, w_rows = _outputs(tile // tiles_m, PAIR, BLOCK_N)
+    inside = (rows < M)[:, None] & (w_rows < N)[None, :]
+    at = sums_ptr + (rows * N)[:, None] + w_rows[None, :]
+    sums = tl.load(at, mask=inside, other=0)
+    for _ in tl.static_range(SPLIT - 1):
+        at += M * N
+        sums += tl.load(at, mask=inside, other=0)
+    _finish(
+        sums,
+        rows,
+        tile // tiles_m,
+        row_scale_ptr,
+        scale_ptr,
+        bias_ptr,
+        residual_ptr,
+        gate_ptr,
+        cos_ptr,
+        sin_ptr,
+        q_norm_ptr,
+        k_norm_ptr,
+        keys_ptr,
+        values_ptr,
+        start_ptr,
+        y_ptr,
+        M,
+        N,
+        start,
+        eps,
+        KIND,
+        EPILOGUE,
+        PAIR,
+        GROUP,
+        HAS_BIAS,
+        ACTIVATION,
+        HAS_RESIDUAL,
+        HAS_GATE,
+        HEADS,
+        KV_HEADS,
+        ROTARY,
+        NORMED,
+        START_ON_DEVICE,
+        False,
+        BLOCK_N,
+    )

@@ -1,0 +1,446 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""RMS and layer norms on a GPU, modulated or not, their result a tensor or int8 rows: one kernel.
+
+Knows tensors and sizes; knows nothing of models or recipes. Needs triton, so it is imported where
+a norm is launched. `fused_reference` defines the results.
+
+A norm that ends in integers rounds its result to x's type first, as a layer would read it, then
+permutes, rotates and quantizes it as `Rows` says. Sums over a row do not depend on the order of its
+columns, so a permutation is how the row is loaded and costs nothing else. A rotation runs on the
+tensor cores: in x's own type where it holds the rotation exactly (a Hadamard matrix in bfloat16),
+else in one TF32 product where TF32 does (16-bit blocks), else in three.
+
+A row with a value that is not finite, or whose squares overflow float32 (beyond 1e19), becomes NaN:
+`x / inf` would be a row of plausible zeros.
+"""
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from quantvla_ros.errors import BackendError
+from quantvla_ros.kernels import triton_int8
+from quantvla_ros.kernels.fused_types import Quantized
+from quantvla_ros.kernels.reference import SMALLEST
+from quantvla_ros.kernels.rows import Rows
+from quantvla_ros.kernels.triton_rows import _integers, _largest, _step
+
+LONGEST = 16384  # a row is held in registers
+LARGEST_BLOCK = 128  # of a rotation: larger ones do not fit into the shared memory
+
+# Rotations in the type that the tensor cores take, by the settings they belong to.
+_prepared: WeakKeyDictionary[Rows, dict[torch.dtype, tuple[Tensor, str]]] = WeakKeyDictionary()
+
+
+@triton.jit
+def _inverse_deviation(squares, WIDTH, eps):
+    """1 / sqrt(mean of squares + eps); NaN where the squares have overflowed."""
+    inverse = 1.0 / tl.sqrt_rn(squares / WIDTH + eps)
+    return tl.where(squares < float('inf'), inverse, float('nan'))
+
+
+@triton.jit
+def _modulated(
+    y,
+    weight_ptr,
+    bias_ptr,
+    scale_ptr,
+    shift_ptr,
+    sources,
+    inside,
+    offset,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    MODULATED: tl.constexpr,
+):
+    """Times weight plus bias, then times 1 + scale plus shift, each where there is one."""
+    if HAS_WEIGHT:
+        y *= offset + tl.load(weight_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        y += tl.load(bias_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+    if MODULATED:
+        y *= 1.0 + tl.load(scale_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+        y += tl.load(shift_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+    return y
+
+
+@triton.jit
+def _rotated(y, rotation_ptr, B: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr):
+    """Blocks [.., BLOCK] in x's type times the rotation [B, B]; float32."""
+    inner = tl.arange(0, BLOCK)
+    corner = (inner[:, None] < B) & (inner[None, :] < B)
+    at = rotation_ptr + inner[:, None] * B + inner[None, :]
+    rotation = tl.load(at, mask=corner, other=0.0)
+    if PRECISION == 'own':
+        return tl.dot(y, rotation)
+    else:
+        return tl.dot(y.to(tl.float32), rotation.to(tl.float32), input_precision=PRECISION)
+
+
+@triton.jit
+def norm_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    modulation_scale_ptr,
+    modulation_shift_ptr,
+    order_ptr,
+    rotation_ptr,
+    step_ptr,
+    y_ptr,
+    scale_ptr,
+    x_stride,
+    WIDTH,
+    eps,
+    offset,
+    NORMED: tl.constexpr,
+    CENTERED: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    MODULATED: tl.constexpr,
+    QUANTIZED: tl.constexpr,
+    PERMUTED: tl.constexpr,
+    ROTATED: tl.constexpr,
+    STATIC: tl.constexpr,
+    LARGEST: tl.constexpr,
+    SMALLEST: tl.constexpr,
+    PRECISION: tl.constexpr,
+    B: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program per row of x [M, WIDTH]: y [M, WIDTH] of its own type, or int8 with scale [M].
+
+    The row is a tile of its blocks, [BLOCKS, BLOCK], which a rotation [B, B] multiplies at once;
+    without a rotation it is one block of LONGEST columns at most. Not NORMED, the row is quantized
+    as it is.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    inner = tl.arange(0, BLOCK)
+    columns = tl.arange(0, BLOCKS)[:, None] * B + inner[None, :]
+    inside = (columns < WIDTH) & (inner[None, :] < B)
+    if PERMUTED:
+        sources = tl.load(order_ptr + columns, mask=inside, other=0)
+    else:
+        sources = columns
+    x = tl.load(x_ptr + row * x_stride + sources, mask=inside, other=0.0).to(tl.float32)
+    if CENTERED:
+        mean = tl.sum(tl.sum(x, axis=1), axis=0) / WIDTH
+        x = tl.where(inside, x - mean, 0.0)
+    if NORMED:
+        x *= _inverse_deviation(tl.sum(tl.sum(x * x, axis=1), axis=0), WIDTH, eps)
+    y = _modulated(
+        x, weight_ptr, bias_ptr, modulation_scale_ptr, modulation_shift_ptr, sources, inside,
+        offset, HAS_WEIGHT, HAS_BIAS, MODULATED,
+    )  # fmt: skip
+    y = y.to(x_ptr.dtype.element_ty)
+    if QUANTIZED:
+        if ROTATED:
+            y = _rotated(y, rotation_ptr, B, BLOCK, PRECISION)
+        else:
+            y = y.to(tl.float32)
+        # A shift or a NaN beyond the edge must not decide about the scale.
+        y = tl.where(inside, y, 0.0)
+        largest = tl.max(tl.max(_largest(y), axis=1), axis=0)
+        scale, inverse, usable = _step(largest, step_ptr, LARGEST, SMALLEST, STATIC)
+        tl.store(scale_ptr + row, tl.where(usable, scale, float('nan')))
+        y = _integers(y, inverse, usable, LARGEST)
+    tl.store(y_ptr + row * WIDTH + columns, y, mask=inside)
+
+
+@triton.jit
+def norm_blocks_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    modulation_scale_ptr,
+    modulation_shift_ptr,
+    order_ptr,
+    rotation_ptr,
+    step_ptr,
+    y_ptr,
+    scale_ptr,
+    x_stride,
+    M,
+    WIDTH,
+    eps,
+    offset,
+    CENTERED: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    MODULATED: tl.constexpr,
+    PERMUTED: tl.constexpr,
+    STATIC: tl.constexpr,
+    LARGEST: tl.constexpr,
+    SMALLEST: tl.constexpr,
+    PRECISION: tl.constexpr,
+    B: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """`norm_kernel` with a rotation for each block, [WIDTH / B, B, B]; a program has ROWS rows.
+
+    The rows are read from the cache again for each pass: mean, squares, maxima, integers.
+    """
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    there = rows < M
+    inner = tl.arange(0, BLOCK)
+    within = inner < B
+    # Rows beyond the edge read row 0; they are never stored.
+    x_rows = x_ptr + tl.where(there, rows, 0).to(tl.int64)[:, None] * x_stride
+    y_rows = y_ptr + tl.where(there, rows, 0).to(tl.int64)[:, None] * WIDTH
+    mean = tl.zeros((ROWS,), dtype=tl.float32)
+    if CENTERED:
+        for start in range(0, WIDTH, B):
+            x = tl.load(x_rows + (start + inner)[None, :], mask=within[None, :], other=0.0)
+            mean += tl.sum(x.to(tl.float32), axis=1)
+        mean = mean / WIDTH
+    squares = tl.zeros((ROWS,), dtype=tl.float32)
+    for start in range(0, WIDTH, B):
+        x = tl.load(x_rows + (start + inner)[None, :], mask=within[None, :], other=0.0)
+        x = tl.where(within[None, :], x.to(tl.float32) - mean[:, None], 0.0)
+        squares += tl.sum(x * x, axis=1)
+    deviation = _inverse_deviation(squares, WIDTH, eps)
+    largest = tl.zeros((ROWS,), dtype=tl.float32)
+    scale, inverse, usable = _step(largest, step_ptr, LARGEST, SMALLEST, STATIC)
+    for turn in tl.static_range(2):
+        if turn == 1:
+            scale, inverse, usable = _step(largest, step_ptr, LARGEST, SMALLEST, STATIC)
+            tl.store(scale_ptr + rows, tl.where(usable, scale, float('nan')), mask=there)
+        for start in range(0, WIDTH, B):
+            columns = start + inner
+            if PERMUTED:
+                sources = tl.load(order_ptr + columns, mask=within, other=0)
+            else:
+                sources = columns
+            x = tl.load(x_rows + sources[None, :], mask=within[None, :], other=0.0).to(tl.float32)
+            y = (x - mean[:, None]) * deviation[:, None]
+            y = _modulated(
+                y, weight_ptr, bias_ptr, modulation_scale_ptr, modulation_shift_ptr,
+                sources[None, :], within[None, :], offset, HAS_WEIGHT, HAS_BIAS, MODULATED,
+            )  # fmt: skip
+            # What lies beyond the block meets zeros of the rotation, and zero times NaN is NaN.
+            y = tl.where(within[None, :], y, 0.0).to(x_ptr.dtype.element_ty)
+            y = _rotated(y, rotation_ptr + start * B, B, BLOCK, PRECISION)
+            if turn == 0:
+                largest = tl.maximum(largest, tl.max(_largest(y), axis=1))
+            else:
+                q = _integers(y, inverse[:, None], usable[:, None], LARGEST)
+                tl.store(y_rows + columns[None, :], q, mask=there[:, None] & within[None, :])
+
+
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    *,
+    eps: float,
+    offset: float = 0.0,
+    modulation: tuple[Tensor, Tensor] | None = None,
+    rows: Rows | None = None,
+    out: Tensor | Quantized | None = None,
+) -> Tensor | Quantized:
+    """`fused_reference.rms_norm` in one kernel.
+
+    Args:
+        x: [M, W], columns side by side; rows may lie further apart.
+        out: written and returned instead of something new.
+    Raises:
+        BackendError: sizes that do not fit, both a weight and a modulation, a row too long, or a
+            block of the rotation too large.
+    """
+    if weight is not None and modulation is not None:
+        raise BackendError('rms_norm: expected a weight or a modulation, found both')
+    return _norm(x, weight, None, eps, modulation, rows, out, offset=offset)
+
+
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    modulation: tuple[Tensor, Tensor] | None = None,
+    rows: Rows | None = None,
+    out: Tensor | Quantized | None = None,
+) -> Tensor | Quantized:
+    """`fused_reference.layer_norm` in one kernel; x, out and errors as for `rms_norm`."""
+    return _norm(x, weight, bias, eps, modulation, rows, out, centered=True)
+
+
+def quantize_rows(x: Tensor, rows: Rows) -> Quantized:
+    """`fused_reference.quantize_rows`; x and errors as for `rms_norm`.
+
+    In one kernel, but for a rotation of each block and rows too long: there as `triton_int8`.
+    """
+    width, block = x.shape[-1], rows.block
+    tile = _matrix_size(width // block) * _matrix_size(block) if 0 < block <= width else width
+    if tile > LONGEST or (rows.rotation is not None and rows.rotation.dim() == 3):
+        values, scale = triton_int8.quantize_rows(x, rows)
+        return Quantized(values, scale, x.dtype)
+    found = _norm(x, None, None, 0.0, None, rows, None, normed=False)
+    assert isinstance(found, Quantized)
+    return found
+
+
+def _norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    modulation: tuple[Tensor, Tensor] | None,
+    rows: Rows | None,
+    out: Tensor | Quantized | None,
+    *,
+    offset: float = 0.0,
+    centered: bool = False,
+    normed: bool = True,
+) -> Tensor | Quantized:
+    count, width = x.shape
+    scale, shift = (None, None) if modulation is None else modulation
+    vectors = {'weight': weight, 'bias': bias, 'scale': scale, 'shift': shift}
+    _check(x, vectors, rows)
+    y, row_scale = _results(x, rows, out)
+    arguments: dict[str, Any] = {
+        'x_ptr': x,
+        'weight_ptr': x if weight is None else weight,
+        'bias_ptr': x if bias is None else bias,
+        'modulation_scale_ptr': x if scale is None else scale,
+        'modulation_shift_ptr': x if shift is None else shift,
+        'order_ptr': x,
+        'rotation_ptr': x,
+        'step_ptr': x,
+        'y_ptr': y,
+        'scale_ptr': row_scale,
+        'x_stride': x.stride(0),
+        'WIDTH': width,
+        'eps': eps,
+        'offset': offset,
+        'CENTERED': centered,
+        'HAS_WEIGHT': weight is not None,
+        'HAS_BIAS': bias is not None,
+        'MODULATED': modulation is not None,
+        'PERMUTED': False,
+        'STATIC': False,
+        'LARGEST': 127.0,
+        'SMALLEST': SMALLEST,
+        'PRECISION': 'own',
+        'enable_fp_fusion': False,  # a fused multiply-add would round ties unlike the CPU
+    }
+    block, blocks, apart = width, 1, False
+    if rows is not None:
+        arguments['LARGEST'] = float(rows.largest)
+        if rows.permutation is not None:
+            arguments.update(PERMUTED=True, order_ptr=rows.permutation)
+        if rows.scale is not None:
+            arguments.update(STATIC=True, step_ptr=rows.scale)
+        if rows.rotation is not None:
+            rotation, precision = _rotation(rows, x.dtype)
+            if x.device.type == 'cpu':
+                precision = 'tf32'  # the interpreter multiplies the bits of 16-bit numbers
+            arguments.update(rotation_ptr=rotation, PRECISION=precision)
+            block, blocks, apart = rows.block, width // rows.block, rotation.dim() == 3
+    with torch.cuda.device(x.device if x.device.type == 'cuda' else -1):
+        if apart:
+            size = _matrix_size(block)
+            norm_blocks_kernel[(triton.cdiv(count, 16),)](
+                **arguments,
+                M=count,
+                B=block,
+                ROWS=16,
+                BLOCK=size,
+                num_warps=4 if size <= 64 else 8,
+            )
+        else:
+            rotated = arguments['rotation_ptr'] is not x
+            size = _matrix_size(block) if rotated else triton.next_power_of_2(block)
+            high = _matrix_size(blocks) if rotated else 1
+            norm_kernel[(count,)](
+                **arguments,
+                NORMED=normed,
+                QUANTIZED=rows is not None,
+                ROTATED=rotated,
+                B=block,
+                BLOCKS=high,
+                BLOCK=size,
+                num_warps=4 if size * high <= 4096 else 8,
+            )
+    if rows is None:
+        return y
+    return out if isinstance(out, Quantized) else Quantized(y, row_scale, x.dtype)
+
+
+def _check(x: Tensor, vectors: dict[str, Tensor | None], rows: Rows | None) -> None:
+    """Raise BackendError for what the kernels would misread."""
+    width = x.shape[-1]
+    if x.dim() != 2 or not 0 < width <= LONGEST or x.stride(1) != 1 or x.shape[0] == 0:
+        raise BackendError(
+            f'norm: expected rows [M, 1 to {LONGEST}] with their columns side by side, found '
+            f'{list(x.shape)} with strides {x.stride()}'
+        )
+    for name, vector in vectors.items():
+        if vector is not None and (vector.shape != (width,) or vector.stride(0) != 1):
+            raise BackendError(
+                f'norm: expected {name} [{width}] side by side, found {list(vector.shape)} with '
+                f'strides {vector.stride()}'
+            )
+    if rows is None:
+        return
+    order, rotation = rows.permutation, rows.rotation
+    if order is not None and (order.shape != (width,) or order.stride(0) != 1):
+        raise BackendError(f'norm: expected permutation [{width}], found {list(order.shape)}')
+    if rotation is not None:
+        block = rows.block
+        whole = width % block == 0 and rotation.shape[:-2] in ((), (width // block,))
+        tile = _matrix_size(width // block) * _matrix_size(block)
+        if not whole or block > LARGEST_BLOCK or (rotation.dim() == 2 and tile > LONGEST):
+            raise BackendError(
+                f'norm: expected rotation [B, B] or [{width} / B, B, B], B up to '
+                f'{LARGEST_BLOCK} and a divisor of {width}, found {list(rotation.shape)}'
+            )
+
+
+def _results(
+    x: Tensor, rows: Rows | None, out: Tensor | Quantized | None
+) -> tuple[Tensor, Tensor]:
+    """Where the result goes, and its scales (x where there are none)."""
+    if rows is None:
+        y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+        if not isinstance(y, Tensor) or y.shape != x.shape or not y.is_contiguous():
+            raise BackendError(f'norm: expected out {list(x.shape)}, contiguous')
+        return y, x
+    if out is None:
+        values = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+        return values, torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+    if not isinstance(out, Quantized) or out.values.shape != x.shape:
+        raise BackendError(f'norm: expected out Quantized {list(x.shape)}')
+    return out.values, out.scale
+
+
+def _rotation(rows: Rows, dtype: torch.dtype) -> tuple[Tensor, str]:
+    """The rotation in the type that costs least without an error, and the precision of products.
+
+    Looked at once for each setting: it waits for the device, which a captured graph must not.
+    """
+    kept = _prepared.setdefault(rows, {})
+    if dtype not in kept:
+        assert rows.rotation is not None
+        rotation = rows.rotation.contiguous()
+        kept[dtype] = (rotation.float(), 'tf32x3')
+        if dtype in (torch.bfloat16, torch.float16):
+            for smaller, precision in ((dtype, 'own'), (torch.float16, 'tf32')):
+                rounded = rotation.to(smaller)
+                if torch.equal(rounded.double(), rotation.double()):
+                    kept[dtype] = (rounded, precision)
+                    break
+    return kept[dtype]
+
+
+def _matrix_size(size: int) -> int:
+    """The power of two from 16 up that a matrix instruction of `size` rows or columns takes."""
+    return max(16, triton.next_power_of_2(size))

@@ -1,0 +1,111 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Small random pi0.5 networks in every format, inputs, and what a network itself makes of them."""
+import functools
+import tempfile
+from pathlib import Path
+
+import quantization_samples
+import torch
+import yaml
+
+from quantvla_ros.models import load_model
+from quantvla_ros.models.network import act
+from quantvla_ros.models.pi05 import PI05, ModelInputs
+from quantvla_ros.quantization.formats import replace_layer, scale_steps
+from quantvla_ros.quantization.linear import QuantizedLinear
+from quantvla_ros.quantization.quantize import quantize_linear
+from quantvla_ros.quantization.recipe_file import load_recipe, parse_recipe
+
+CHUNK, ACTION = 4, 8
+
+# Recipes beside the shipped ones: a shipped one, and what is different.
+RECIPES = {
+    # everything that a layer can hold; no two layers read the same integers
+    'everything': ('w4a8', {
+        'layout': 'full',
+        'weights': {'group': 64, 'eight_bits': ['backbone.down', 'head.down']},
+        'activations': {'scale': 'static_per_step'},
+        'rotation': {'input': 'pca_hadamard', 'block': 16, 'permute': True, 'output': 'pca'},
+    }),
+    # static scales by step and layers that read the same integers
+    'static': ('w8a8', {
+        'layout': 'full',
+        'activations': {'scale': 'static_per_step'},
+        'rotation': {'input': 'hadamard', 'block': 16},
+    }),
+    # rotations and an order of their own in each layer, outputs as they are
+    'apart': ('w4a8', {'rotation': {'input': 'pca', 'block': 16, 'permute': True}}),
+    'extended': ('w8a8', {'layout': 'extended'}),  # what sees, too
+}
+QUANTIZED = ('w8a8', 'w4a8', 'paper-w4a8', 'paper-w4a4', *RECIPES)
+
+
+def recipe(kind: str):
+    """A shipped recipe or one of RECIPES by name."""
+    if kind not in RECIPES:
+        return load_recipe(kind)
+    base, changes = RECIPES[kind]
+    path = quantization_samples.ROOT / 'config' / 'recipes' / f'{base}.yaml'
+    content = yaml.safe_load(path.read_text())
+    for part, change in changes.items():
+        content[part] = change if isinstance(change, str) else {**content[part], **change}
+    return parse_recipe(yaml.safe_dump(content), name=kind)
+
+
+@functools.cache
+def checkpoint() -> Path:
+    directory = Path(tempfile.mkdtemp())
+    return quantization_samples.write_checkpoint(directory, torch.float32)
+
+
+@functools.cache
+def network(kind: str) -> PI05:
+    """Of 'float' or a recipe; shared, not to be changed."""
+    model = load_model(checkpoint())
+    if kind == 'float':
+        return model
+    chosen, places = recipe(kind), model.linear_places()
+    for name in chosen.layout.select(model):
+        layout = chosen.layer_format(places[name])
+        steps = scale_steps(places[name], layout, model.denoising_steps)
+        linear, step = model.get_submodule(name), model.denoising_step
+        layer, _ = quantize_linear(linear, layout, chosen.weights, step, steps=steps)
+        replace_layer(model, name, layer)
+        _set_scales(layer, name)
+    return model
+
+
+def _set_scales(layer: QuantizedLinear, name: str) -> None:
+    """Static scales that differ by step, alike for the layers that read one tensor."""
+    if layer.input_scale is not None:
+        readers = name.rpartition('.')[0] if name.endswith(('q_proj', 'k_proj', 'v_proj')) else name
+        readers = readers.replace('gate_proj', 'up_proj')
+        generator = torch.Generator().manual_seed(sum(readers.encode()))
+        size = layer.input_scale.shape
+        layer.input_scale = torch.rand(size, generator=generator) * 0.02 + 0.01
+
+
+def inputs(views: int, tokens: int, seed: int = 0):
+    """Pictures, the prompt's ids and noise, as `PI05Forward.set_inputs` takes them."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(views, 3, 28, 28, generator=generator) * 2 - 1
+    ids = torch.randint(0, 1000, (tokens,), generator=generator)
+    return list(images), ids, torch.randn(CHUNK, ACTION, generator=generator)
+
+
+@torch.no_grad()
+def expected(model: PI05, images, ids, noise):
+    """The network's own actions and first velocity; an absent camera and padding come along."""
+    tokens = torch.cat((ids, torch.zeros(3, dtype=torch.int64)))[None]
+    pictures = [image[None] for image in (*images, torch.zeros_like(images[0]))]
+    present = [torch.tensor([index < len(images)]) for index in range(len(pictures))]
+    given = ModelInputs(pictures, present, tokens, torch.arange(tokens.shape[1])[None] < len(ids))
+    velocities: list[torch.Tensor] = []
+    actions = act(model, given, noise[None], lambda _, x, velocity: velocities.append(velocity))
+    return actions[0], velocities[0][0]
+
+
+def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Error in units of what is wanted, over all numbers."""
+    return float((found - wanted).norm() / wanted.norm())

@@ -1,0 +1,103 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The engine on a GPU: the network's actions, from graphs that neither change nor allocate."""
+import copy
+import statistics
+
+import pytest
+import torch
+from engine_samples import expected, inputs, network, relative
+
+from quantvla_ros.engine.graph import Graphs, Shape
+from quantvla_ros.engine.pi05 import PI05Forward, PI05Weights
+
+if not torch.cuda.is_available():
+    pytest.skip('there is no NVIDIA GPU', allow_module_level=True)
+
+GPU = torch.device('cuda', 0)
+KINDS = ['float', 'w8a8', 'w4a8', 'paper-w4a8', 'static', 'extended', 'everything', 'apart']
+
+
+def run(forward, given, *, captured=None) -> torch.Tensor:
+    forward.actions.fill_(torch.nan)
+    forward.set_inputs(*given)
+    with torch.no_grad():
+        (captured or forward.run)()
+    return forward.actions.clone()
+
+
+def graphs(kind: str, *shapes: Shape) -> Graphs:
+    weights = PI05Weights(network(kind), GPU, torch.bfloat16)
+    return Graphs(lambda s: PI05Forward(weights, s.views, s.prompt), shapes, GPU)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_network_on_the_host_and_the_engine_on_the_gpu_agree(kind):
+    forward = PI05Forward(PI05Weights(network(kind), GPU, torch.float32), 2, 9)
+    errors = []
+    for seed in range(5):
+        given = inputs(2, 7, seed)
+        errors.append(relative(run(forward, given).cpu(), expected(network(kind), *given)[0]))
+    assert statistics.median(errors) < 1e-4 and max(errors) < 5e-3
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_in_bfloat16_the_engine_is_as_close_to_float32_as_the_network(kind):
+    narrow = copy.deepcopy(network(kind)).to(torch.bfloat16)
+    for name, module in narrow.named_modules():
+        if name.startswith(('action_', 'time_mlp_')) or name.endswith('.dense'):
+            module.float()  # as `load_model` leaves them
+    forward = PI05Forward(PI05Weights(narrow, GPU, torch.bfloat16), 2, 9)
+    ours, theirs = [], []
+    for seed in range(8):
+        given = inputs(2, 7, seed)
+        exact = expected(network(kind), *given)[0]
+        ours.append(relative(run(forward, given).cpu(), exact))
+        theirs.append(relative(expected(narrow, *given)[0], exact))
+    assert statistics.mean(ours) < 1.1 * statistics.mean(theirs)
+
+
+@pytest.mark.parametrize('kind', ['float', 'w8a8', 'w4a8'])
+def test_a_graph_gives_the_bits_of_its_function_whatever_ran_between(kind):
+    made = graphs(kind, Shape(1, 8), Shape(2, 8), Shape(2, 16))
+    for views, tokens in [(2, 3), (1, 8), (2, 16), (2, 3)]:
+        forward, captured = made.fitting(views, tokens)
+        given = inputs(views, tokens)
+        assert torch.equal(run(forward, given, captured=captured), run(forward, given))
+
+
+def test_a_replay_allocates_nothing():
+    forward, captured = graphs('w8a8', Shape(2, 8)).fitting(2, 5)
+    forward.set_inputs(*inputs(2, 5))
+    captured()
+    before = torch.cuda.memory_stats(GPU)['allocation.all.allocated']
+    for _ in range(3):
+        captured()
+    assert torch.cuda.memory_stats(GPU)['allocation.all.allocated'] == before
+    assert torch.isfinite(forward.actions).all()
+
+
+def test_what_an_earlier_inference_left_is_never_read():
+    forward, captured = graphs('w4a8', Shape(2, 16)).fitting(2, 6)
+    given = inputs(2, 6)
+    first = run(forward, given, captured=captured)
+    kept = ('counts', '_euler', '_positions', '_cos', '_sin', '_chunk', '_patches')
+    for name, tensor in vars(forward).items():
+        if isinstance(tensor, torch.Tensor) and name not in kept:
+            tensor.fill_(torch.nan)
+    assert torch.equal(run(forward, given, captured=captured), first)
+
+
+def test_inputs_in_a_row_do_not_overwrite_each_other_on_their_way():
+    # The mirror on the host is filled again while its last copy may still be running.
+    forward, captured = graphs('float', Shape(2, 8)).fitting(2, 6)
+    wanted = []
+    for seed in range(4):
+        run(forward, inputs(2, 6, seed), captured=captured)
+        wanted.append(forward.result())
+    found = []
+    for seed in range(4):
+        forward.set_inputs(*inputs(2, 6, seed))
+        captured()
+        found.append(forward.actions.clone())  # on the device: nothing waits
+    assert all(torch.equal(f.cpu(), w) for f, w in zip(found, wanted, strict=True))
