@@ -49,7 +49,7 @@ lint() {
   step ruff ruff check .
   # All that needs no ROS: rclpy carries no types.
   step mypy mypy quantvla_ros/{errors.py,contract,observation,control,kernels,models} \
-    quantvla_ros/{quantization,engine,inspection,sim,report}
+    quantvla_ros/{quantization,engine,inspection,bench,sim,report}
   step imports python scripts/check_imports.py
 }
 

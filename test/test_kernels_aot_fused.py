@@ -8,6 +8,7 @@ start is compiled with its arguments as they are. With QUANTVLA_AOT=all every ca
 import importlib.util
 import os
 import re
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -208,6 +209,10 @@ def test_the_reduction_of_a_split_product_compiles(on, capability, operation, ki
     check(reduction, capability)
 
 
+@pytest.mark.skipif(
+    tuple(map(int, version('triton').split('.')[:2])) < (3, 9),
+    reason='what spills differs by compiler; the exclusions are those of Triton 3.9',
+)
 @pytest.mark.parametrize('one', EXCLUDED, ids=lambda one: one.name)
 def test_an_excluded_tile_does_not_fit_into_the_registers(on, monkeypatch, one):
     """An exclusion that is no longer true costs speed: then it should go."""
