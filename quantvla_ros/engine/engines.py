@@ -1,0 +1,128 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The architectures that have an engine: how their weights are packed and their inputs read.
+
+Knows which class serves which architecture; knows nothing of checkpoints, graphs or devices. An
+engine is two classes in a module of its own and a line in ENGINES.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from quantvla_ros.engine.graph import Shape
+from quantvla_ros.engine.pi05 import PI05Forward, PI05Weights
+from quantvla_ros.engine.shapes import prompt_lengths
+from quantvla_ros.models.pi05 import ModelInputs
+
+
+class Forward(Protocol):
+    """A forward pass of one shape on static buffers: `set_inputs`, `run`, `result`.
+
+    The operations of `run`, `encode` and `integrate` depend on nothing but the shape, and touch
+    nothing but buffers of the object. Not thread-safe.
+
+    Attributes:
+        noise, actions: [chunk, action_dim] float32, what the flow starts from and ends at.
+    """
+
+    noise: Tensor
+    actions: Tensor
+
+    def set_inputs(self, *inputs: Any) -> None:
+        """Copy an observation's inputs to their buffers without waiting for the device.
+
+        The last one is the noise, which is handed to `Staged.write` as it comes.
+        """
+
+    def run(self) -> Tensor:
+        """`encode`, then `integrate`."""
+        ...
+
+    def encode(self) -> None:
+        """Pictures and prompt to what the action head reads."""
+
+    def integrate(self) -> Tensor:
+        """`noise` to `actions` by all denoising steps."""
+        ...
+
+    def velocity(self, step: int, x: Tensor) -> Tensor:
+        """The flow's velocity at [chunk, action_dim] noisy actions, float32; after `encode`."""
+        ...
+
+    def result(self) -> Tensor:
+        """Wait for the actions: [chunk, action_dim] float32 on the host, the caller's own."""
+        ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """An observation's inputs as a forward pass takes them.
+
+    Attributes:
+        needs: pictures and tokens of the prompt, as many as there are.
+        inputs: of `Forward.set_inputs`, all but the noise. On the host; pictures may be on the
+            device already.
+    """
+
+    needs: Shape
+    inputs: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """What the engine must know of an architecture.
+
+    Attributes:
+        weights: (network, device, dtype) to its packed weights. The network is on the host and
+            is dropped afterwards; of its tensors only embeddings may be kept, where they are.
+        forward: (weights, views, prompt) to a forward pass.
+        given: what the architecture's processor makes of an observation, on the host.
+        lengths: processor to the prompt lengths to prepare where nobody says.
+        direction: of an Euler step along the velocity: 1 or -1.
+    """
+
+    weights: Callable[[Any, torch.device, torch.dtype], Any]
+    forward: Callable[[Any, int, int], Forward]
+    given: Callable[[Any], Given]
+    lengths: Callable[[Any], tuple[int, ...]]
+    direction: int
+
+
+class _PI05(PI05Forward):
+    """Embeds a prompt once for as long as it stays the same."""
+
+    _held: Tensor | None = None
+
+    def set_prompt(self, tokens: Tensor) -> None:
+        """As PI05Forward."""
+        if self._held is not None and torch.equal(self._held, tokens):
+            return
+        self._held = None  # what follows may fail half-way
+        super().set_prompt(tokens)
+        self._held = tokens.clone()
+
+
+def _pi05(inputs: ModelInputs) -> Given:
+    pictures = [image[0] for image in inputs.images]
+    tokens = inputs.tokens[0]
+    return Given(Shape(len(pictures), len(tokens)), (pictures, tokens))
+
+
+def _up_to_the_processors_longest(processor: Any) -> tuple[int, ...]:
+    return prompt_lengths(processor.max_tokens)
+
+
+ENGINES: Mapping[str, EngineKind] = {
+    'pi05': EngineKind(
+        weights=PI05Weights,
+        forward=_PI05,
+        given=_pi05,
+        lengths=_up_to_the_processors_longest,
+        direction=-1,
+    ),
+}
