@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from enum import Enum
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from quantvla_ros.contract.instruction import clean_instruction
+from quantvla_ros.contract.output import read_output, read_safety, read_workspace
 from quantvla_ros.contract.types import (
     COMPRESSED_IMAGE,
     IMAGE,
@@ -33,6 +35,8 @@ from quantvla_ros.contract.types import (
     JointLimit,
     JointStates,
     Language,
+    Output,
+    Safety,
     StatePart,
 )
 from quantvla_ros.contract.yaml_reader import Place, suggest
@@ -86,7 +90,7 @@ def parse_contract(text: str, source: str = '<memory>') -> Contract:
     fields = top.fields(
         ('contract', 'robot', 'control_period', 'cameras', 'joint_states', 'language', 'action',
          'limits'),
-        ('state', 'freshness'),
+        ('state', 'freshness', 'output', 'safety'),
     )
     if fields['contract'].integer(0, 1_000_000) != VERSION:
         fields['contract'].fail(
@@ -100,6 +104,11 @@ def parse_contract(text: str, source: str = '<memory>') -> Contract:
     language = _language(fields['language'], topics)
     limits = _limits(fields['limits'], joint_states.joints)
     action = _action(fields['action'], topics, joint_states.joints, limits)
+    output, safety = Output(), Safety()
+    if 'output' in fields:
+        output = read_output(fields['output'], topics.take, action, limits)
+    if 'safety' in fields:
+        safety = read_safety(fields['safety'], topics.take)
     return Contract(
         robot=fields['robot'].text(),
         control_period=fields['control_period'].between(0.0, 10.0, 's'),
@@ -111,6 +120,8 @@ def parse_contract(text: str, source: str = '<memory>') -> Contract:
         limits=limits,
         freshness=_freshness(fields['freshness']) if 'freshness' in fields else Freshness(),
         source=source,
+        output=output,
+        safety=safety,
     )
 
 
@@ -252,29 +263,56 @@ def _language(place: Place, topics: _Topics) -> Language:
 def _limits(place: Place, joints: tuple[str, ...]) -> dict[str, JointLimit]:
     limits = {}
     for joint, entry in place.items().items():
-        if joint not in joints:
+        if joint not in joints and joint not in TWIST_AXES:
             entry.fail(
                 'a joint of joint_states.joints', repr(joint),
                 suggest(joint, joints) or f'known joints: {", ".join(joints)}',
             )
-        fields = entry.fields(('lower', 'upper', 'velocity'), ('unit',))
+        limits[joint] = _limit(entry, joint)
+    return limits
+
+
+def _limit(place: Place, joint: str) -> JointLimit:
+    optional = ('acceleration', 'jerk', 'unit')
+    axis = joint in TWIST_AXES
+    continuous = not axis and 'continuous' in place.items()
+    if axis:
+        fields = place.fields(('velocity',), ('acceleration', 'jerk'))
+    elif continuous:
+        fields = place.fields(('velocity', 'continuous'), optional)
+        if not fields['continuous'].boolean():
+            fields['continuous'].fail(
+                'true', 'false', 'remove it and give lower and upper'
+            )
+    else:
+        fields = place.fields(('lower', 'upper', 'velocity'), (*optional, 'continuous'))
+    lower, upper = -math.inf, math.inf
+    if 'lower' in fields:
         lower = fields['lower'].number('the lowest position')
         upper = fields['upper'].number('the highest position')
         if lower >= upper:
             fields['upper'].fail(
                 f'more than lower ({lower:g})', f'{upper:g}', 'exchange or correct them'
             )
-        unit = fields['unit'].choice(JOINT_UNITS, _DEGREES) if 'unit' in fields else 'rad'
-        velocity = fields['velocity'].between(0.0, 1000.0, f'{unit}/s')
-        limits[joint] = JointLimit(lower, upper, velocity, unit)
-    return limits
+    unit = 'm' if joint in TWIST_AXES[:3] else 'rad'
+    if 'unit' in fields:
+        unit = fields['unit'].choice(JOINT_UNITS, _DEGREES)
+    if continuous and unit != 'rad':
+        fields['unit'].fail('rad, since the joint is continuous', repr(unit))
+    further = {
+        name: fields[name].between(0.0, largest, f'{unit}/s^{power}')
+        for name, largest, power in (('acceleration', 1e5, 2), ('jerk', 1e7, 3))
+        if name in fields
+    }
+    velocity = fields['velocity'].between(0.0, 1000.0, f'{unit}/s')
+    return JointLimit(lower, upper, velocity, unit, continuous=continuous, **further)
 
 
 def _action(
     place: Place, topics: _Topics, joints: tuple[str, ...], limits: dict[str, JointLimit]
 ) -> ActionSpace:
     fields = place.fields(
-        ('topic', 'frame_id', 'start_tolerance', 'parts'), ('recorded_topic',)
+        ('topic', 'frame_id', 'start_tolerance', 'parts'), ('recorded_topic', 'workspace')
     )
     parts: list[ActionPart] = []
     taken: dict[str, str] = {}
@@ -293,12 +331,21 @@ def _action(
     recorded = None
     if 'recorded_topic' in fields and not fields['recorded_topic'].is_null:
         recorded = topics.take(fields['recorded_topic'], JOINT_STATE)
+    workspace = None
+    if 'workspace' in fields:
+        workspace = read_workspace(fields['workspace'], topics.take)
+        if not any(part.kind is ActionKind.TWIST for part in parts):
+            fields['workspace'].fail(
+                'a box only where a part is a twist', 'joint-space parts',
+                'remove it; the limits of the joints hold there',
+            )
     return ActionSpace(
         parts=tuple(parts),
         topic=topics.take(fields['topic'], JOINT_TRAJECTORY),
         frame_id=fields['frame_id'].text('the name of a frame'),
         start_tolerance=fields['start_tolerance'].between(0.0, 10.0, 'rad or m'),
         recorded_topic=recorded,
+        workspace=workspace,
     )
 
 

@@ -7,6 +7,7 @@ SI units throughout (REP-103): metres, radians, seconds.
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -15,6 +16,9 @@ COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 JOINT_STATE = 'sensor_msgs/msg/JointState'
 JOINT_TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
 STRING = 'std_msgs/msg/String'
+BOOL = 'std_msgs/msg/Bool'
+POSE = 'geometry_msgs/msg/PoseStamped'
+NUMBERS = 'std_msgs/msg/Float64MultiArray'
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,15 @@ class Language:
     max_length: int = 200  # characters after normalisation
 
 
+@dataclass(frozen=True)
+class Workspace:
+    """A box that the end effector may not leave, in `ActionSpace.frame_id`, and where it is."""
+
+    lower: tuple[float, float, float]  # m
+    upper: tuple[float, float, float]
+    pose_topic: str  # geometry_msgs/PoseStamped of the end effector
+
+
 class ActionKind(Enum):
     """What the numbers of one part of the policy's action mean."""
 
@@ -86,6 +99,7 @@ class ActionSpace:
     start_tolerance: float  # rad or m: largest |first point - measured| of any joint
     recorded_topic: str | None = None  # the commands in a recorded bag: a JointState topic, or
     # None where bags hold the `topic` above
+    workspace: Workspace | None = None  # TWIST: where the end effector may be
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,12 +109,18 @@ class ActionSpace:
 
 @dataclass(frozen=True)
 class JointLimit:
-    """Limits of one joint: rad and rad/s, or m and m/s for a prismatic one."""
+    """Limits of one joint: rad, rad/s, rad/s^2, rad/s^3, or m and so on for a prismatic one.
 
-    lower: float
+    Of a twist's axis: of the end effector's displacement along or about it.
+    """
+
+    lower: float  # -inf where the joint turns without end
     upper: float
     velocity: float
     unit: str = 'rad'
+    acceleration: float = math.inf  # inf: not limited
+    jerk: float = math.inf
+    continuous: bool = False  # turns without end: positions a whole turn apart are the same
 
 
 @dataclass(frozen=True)
@@ -111,6 +131,65 @@ class Freshness:
     joint_states: float = 0.15
     state: float = 0.25
     skew: float = 0.1
+
+
+class OutputKind(Enum):
+    """How commands reach the arm."""
+
+    TRAJECTORY = 'trajectory'  # the topic of a joint_trajectory_controller
+    FOLLOW = 'follow_joint_trajectory'  # its action
+    JOINT_JOG = 'servo_joint_jog'  # MoveIt Servo, joint speeds
+    TWIST = 'servo_twist'  # MoveIt Servo, end-effector twists
+
+
+class GripperKind(Enum):
+    """How a gripper is told where to go, where not along with the arm."""
+
+    TRAJECTORY = 'trajectory'  # trajectory_msgs/JointTrajectory topic of a controller of its own
+    POSITION = 'position'  # std_msgs/Float64MultiArray topic of a forward_command_controller
+    COMMAND = 'gripper_command'  # control_msgs/GripperCommand action
+
+
+@dataclass(frozen=True)
+class GripperOutput:
+    """Where one gripper's commands go."""
+
+    joint: str
+    kind: GripperKind
+    name: str  # of the topic or action
+    max_effort: float = 0.0  # N; 0 leaves it to the controller
+    tolerance: float = 0.0  # rad or m; smaller changes of an action's target are not sent
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Of a FollowJointTrajectory goal; None leaves them to the controller."""
+
+    path: float | None = None  # rad or m, every joint
+    goal: float | None = None
+    goal_time: float | None = None  # s
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the node sends its commands to; see docs/contract.md."""
+
+    kind: OutputKind = OutputKind.TRAJECTORY
+    action: str | None = None  # FOLLOW: name of the action
+    tolerances: Tolerances = Tolerances()
+    servo: str | None = None  # JOINT_JOG, TWIST: name of Servo's node
+    rate: float = 50.0  # Hz, of what goes to Servo
+    grippers: tuple[GripperOutput, ...] = ()
+
+
+@dataclass(frozen=True)
+class Safety:
+    """What the guard does beyond the limits; see docs/control.md."""
+
+    stretch: float = 1.5  # most times as long as planned that a motion may take; 1: never slower
+    not_finite_latch: int = 3  # chunks in a row that are not finite, until the node latches
+    rejection_latch: int = 20  # chunks in a row that are dropped for any reason
+    emergency_stop: str | None = None  # std_msgs/Bool topic, true: stop
 
 
 @dataclass(frozen=True)
@@ -127,6 +206,8 @@ class Contract:
     limits: dict[str, JointLimit]  # by joint name: every joint the action moves
     freshness: Freshness
     source: str = '<memory>'  # the file it came from, for messages
+    output: Output = Output()
+    safety: Safety = Safety()
 
     @property
     def state_names(self) -> tuple[str, ...]:
