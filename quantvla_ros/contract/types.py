@@ -7,7 +7,6 @@ SI units throughout (REP-103): metres, radians, seconds.
 """
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -118,8 +117,8 @@ class JointLimit:
     upper: float
     velocity: float
     unit: str = 'rad'
-    acceleration: float = math.inf  # inf: not limited
-    jerk: float = math.inf
+    acceleration: float | None = None  # None: not limited
+    jerk: float | None = None
     continuous: bool = False  # turns without end: positions a whole turn apart are the same
 
 

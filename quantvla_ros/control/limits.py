@@ -36,7 +36,7 @@ def bounds(limits: Mapping[str, JointLimit], joints: Sequence[str]) -> Bounds:
     rows = [limits[name] for name in joints]
 
     def column(name: str) -> np.ndarray:
-        return np.array([getattr(row, name) for row in rows], dtype=np.float64)
+        return np.array([_number(getattr(row, name)) for row in rows], dtype=np.float64)
 
     return Bounds(
         tuple(joints), tuple(row.unit for row in rows), column('lower'), column('upper'),
@@ -72,8 +72,8 @@ def tightened(
             lower=max(mine.lower, other.lower),
             upper=min(mine.upper, other.upper),
             velocity=min(mine.velocity, other.velocity),
-            acceleration=min(mine.acceleration, other.acceleration),
-            jerk=min(mine.jerk, other.jerk),
+            acceleration=_narrower(mine.acceleration, other.acceleration),
+            jerk=_narrower(mine.jerk, other.jerk),
         )
         if not narrow.lower < narrow.upper:
             raise ContractError(
@@ -81,7 +81,7 @@ def tightened(
                 f'([{other.lower:g}, {other.upper:g}] {other.unit}), found '
                 f'[{mine.lower:g}, {mine.upper:g}]; correct the contract'
             )
-        if not narrow.velocity > 0.0 or not narrow.acceleration > 0.0 or not narrow.jerk > 0.0:
+        if not min(narrow.velocity, _number(narrow.acceleration), _number(narrow.jerk)) > 0.0:
             raise ContractError(
                 f'limits.{name}: expected limits above 0, found one of 0 in {source}; correct it'
             )
@@ -104,8 +104,10 @@ def narrowed(limits: Mapping[str, JointLimit], share: float) -> dict[str, JointL
         )
     return {
         name: replace(
-            limit, velocity=limit.velocity * share, acceleration=limit.acceleration * share,
-            jerk=limit.jerk * share,
+            limit,
+            velocity=limit.velocity * share,
+            acceleration=None if limit.acceleration is None else limit.acceleration * share,
+            jerk=None if limit.jerk is None else limit.jerk * share,
         )
         for name, limit in limits.items()
     }
@@ -128,9 +130,18 @@ def wider(before: Mapping[str, JointLimit], after: Mapping[str, JointLimit]) -> 
                 f'[{old.lower:g}, {old.upper:g}]'
             )
         for kind, power in (('velocity', '/s'), ('acceleration', '/s^2'), ('jerk', '/s^3')):
-            was, now = getattr(old, kind), getattr(new, kind)
+            was, now = _number(getattr(old, kind)), _number(getattr(new, kind))
             if now > was or math.isnan(now):
                 lines.append(f'{name}: {kind} {now:g} {old.unit}{power}, was {was:g}')
         if new.continuous and not old.continuous:
             lines.append(f'{name}: turns without end, did not')
     return lines
+
+
+def _number(limit: float | None) -> float:
+    return math.inf if limit is None else limit
+
+
+def _narrower(one: float | None, other: float | None) -> float | None:
+    given = [limit for limit in (one, other) if limit is not None]
+    return min(given) if given else None

@@ -116,11 +116,12 @@ def moveit_limits(path: str | Path, units: dict[str, str]) -> dict[str, JointLim
             for kind, keys in _FLAGS.items()
         }
         lower, upper = found['position'] or (-math.inf, math.inf)
-        rates = [
-            (found[kind] or [math.inf])[0] for kind in ('velocity', 'acceleration', 'jerk')
-        ]
+        velocity, acceleration, jerk = (
+            found[kind][0] if found[kind] else None
+            for kind in ('velocity', 'acceleration', 'jerk')
+        )
         limits[name] = JointLimit(
-            lower, upper, rates[0], unit, acceleration=rates[1], jerk=rates[2]
+            lower, upper, math.inf if velocity is None else velocity, unit, acceleration, jerk
         )
     return limits
 
@@ -133,7 +134,9 @@ def _angle(scale: float) -> Any:
     def construct(loader: yaml.SafeLoader, node: yaml.Node) -> float:
         text = str(node.value)
         if not re.fullmatch(r'\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*', text):
-            raise yaml.MarkedYAMLError(problem=f'{text!r} is no number', problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f'{text!r} is no number', problem_mark=node.start_mark
+            )
         return float(text) * scale
 
     return construct
