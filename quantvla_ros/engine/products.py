@@ -13,6 +13,8 @@ from typing import Any
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels.gemm_tiles import Product
+from quantvla_ros.models.dit import EXPANSION
+from quantvla_ros.models.groot_n15 import GrootConfig
 from quantvla_ros.models.pi05 import PI05Config
 
 # What the tiles of a precision are looked for; a network of one holds bfloat16 products besides.
@@ -120,4 +122,55 @@ def _pi05(config: PI05Config, workload: Workload) -> list[NamedProduct]:
     ]  # fmt: skip
 
 
-_BY_CONFIG: Mapping[type, Callable[[Any, Workload], list[NamedProduct]]] = {PI05Config: _pi05}
+def _groot(config: GrootConfig, workload: Workload) -> list[NamedProduct]:
+    vision, stack, features, head = config.vision, config.language, config.features, config.dit
+    seen = workload.views * vision.tokens
+    read = seen + workload.tokens
+    chunk = config.chunk if workload.chunk is None else workload.chunk
+    tokens = 1 + config.future_tokens + chunk
+    crossing = -(-head.depth // 2)
+    wide = stack.heads * stack.head_dim
+
+    def product(
+        name: str, times: int, rows: int, columns: int, outputs: int, **kind: Any
+    ) -> NamedProduct:
+        return NamedProduct(name, Product('bfloat16', rows, outputs, columns, **kind), times)
+
+    def own(name: str, times: int, rows: int, width: int, mlp: int) -> list[NamedProduct]:
+        """Attention to a block's own tokens, and its MLP."""
+        return [
+            product(f'{name} q+k+v', times, rows, width, 3 * width),
+            *after(name, times, rows, width, mlp),
+        ]
+
+    def after(name: str, times: int, rows: int, width: int, mlp: int) -> list[NamedProduct]:
+        return [
+            product(f'{name} o', times, rows, width, width),
+            product(f'{name} fc1', times, rows, width, mlp),
+            product(f'{name} fc2', times, rows, mlp, width),
+        ]
+
+    width, steps = head.width, config.steps
+    return [
+        *own('vision', vision.depth, seen, vision.width, vision.mlp),
+        product('projector', 1, seen, vision.width, stack.width),
+        product(
+            'backbone q+k+v', stack.depth, read, stack.width,
+            wide + 2 * stack.kv_heads * stack.head_dim,
+            pairs=True, heads=True, head=stack.head_dim // 2,
+        ),
+        product('backbone o', stack.depth, read, wide, stack.width),
+        product('backbone gate+up', stack.depth, read, stack.width, 2 * stack.mlp, pairs=True),
+        product('backbone down', stack.depth, read, stack.mlp, stack.width),
+        *own('features', features.depth, read, features.width, EXPANSION * features.width),
+        product('keys and values of the features', 1, read, stack.width, 2 * crossing * width),
+        product('head q', crossing * steps, tokens, width, width),
+        product('head q+k+v', (head.depth - crossing) * steps, tokens, width, 3 * width),
+        *after('head', head.depth * steps, tokens, width, EXPANSION * width),
+    ]  # fmt: skip
+
+
+_BY_CONFIG: Mapping[type, Callable[[Any, Workload], list[NamedProduct]]] = {
+    PI05Config: _pi05,
+    GrootConfig: _groot,
+}

@@ -1,0 +1,301 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's GR00T means what the network means, in every format, on the reference operations."""
+import copy
+import functools
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import engine_groot_samples as samples
+import pytest
+import torch
+from engine_groot_samples import ROBOT, expected, inputs, network
+from engine_samples import QUANTIZED, relative
+from safetensors.torch import load_file
+
+from quantvla_ros.engine.graph import Graphs, Shape
+from quantvla_ros.engine.groot import GrootForward, GrootWeights
+from quantvla_ros.engine.products import Workload, products
+from quantvla_ros.errors import BackendError
+from quantvla_ros.kernels import fused
+from quantvla_ros.kernels.fused_types import FloatWeight, Int4Weight, Int8Weight, Quantized, Stacked
+from quantvla_ros.models import load_model
+from quantvla_ros.models.groot_n15 import GrootConfig
+
+CPU = torch.device('cpu')
+FIXTURE = Path(__file__).resolve().parents[2] / 'shared' / 'fixtures' / 'groot_tiny'
+CONSTANTS = ('count', 'order', '_euler', '_cos', '_sin', '_first')
+
+
+@functools.cache
+def weights(kind: str) -> GrootWeights:
+    return GrootWeights(network(kind), CPU, torch.float32, ROBOT)
+
+
+def run(forward: GrootForward, given) -> torch.Tensor:
+    forward.set_inputs(*given)
+    return forward.run().clone()
+
+
+@pytest.mark.parametrize('kind', ['float', *QUANTIZED])
+@pytest.mark.parametrize(('views', 'words', 'longest'), [(1, 5, 5), (2, 7, 12), (3, 3, 4)])
+def test_the_engine_gives_the_networks_actions(kind, views, words, longest):
+    forward = GrootForward(weights(kind), views, longest)
+    of_actions, of_velocities = [], []
+    for seed in range(4):
+        given = inputs(views, words, seed)
+        actions, velocity = expected(network(kind), *given)
+        of_actions.append(relative(run(forward, given), actions))
+        of_velocities.append(relative(forward.velocity(0, given[3]), velocity))
+    # Where a value lies between two integers, the network's float32 and the definition's float64
+    # may round it to one or the other: by one step of one activation, in some observations.
+    for errors in (of_actions, of_velocities):
+        assert sorted(errors)[1] < 2e-6
+        assert max(errors) < (2e-6 if kind == 'float' else 5e-2)
+
+
+def test_formats_differ_by_far_more_than_the_engine_from_the_network():
+    kinds = ('float', 'w8a8', 'w4a8')
+    found = {kind: run(GrootForward(weights(kind), 2, 7), inputs(2, 7)) for kind in kinds}
+    assert relative(found['w8a8'], found['float']) > 1e-4
+    assert relative(found['w4a8'], found['float']) > 1e-3
+
+
+@pytest.mark.parametrize('changed', ['image', 'word', 'state', 'noise'])
+def test_every_input_counts(changed):
+    images, ids, state, noise = inputs(2, 7)
+    forward = GrootForward(weights('float'), 2, 7)
+    before = run(forward, (images, ids, state, noise))
+    other = inputs(2, 7, seed=1)
+    images = [images[0], other[0][1]] if changed == 'image' else images
+    ids = other[1] if changed == 'word' else ids
+    state = other[2] if changed == 'state' else state
+    noise = other[3] if changed == 'noise' else noise
+    found = run(forward, (images, ids, state, noise))
+    assert relative(found, before) > 1e-5
+    assert relative(found, expected(network('float'), images, ids, state, noise)[0]) < 2e-6
+
+
+@pytest.mark.skipif(not FIXTURE.exists(), reason='parity fixtures not at hand')
+def test_the_engine_gives_the_reference_implementations_actions():
+    model, io = load_model(FIXTURE), load_file(FIXTURE / 'io.safetensors')
+    robot = int(io['in.embodiment_id'][0])
+    pictures, ids = io['in.pixel_values'], io['in.input_ids'][0]
+    words = int((ids != model.config.image_token).sum())
+    forward = GrootForward(GrootWeights(model, CPU, torch.float32, robot), len(pictures), words)
+    noise = io['in.noise'][0]
+    found = run(forward, (list(pictures), ids, io['in.state'][0], noise))
+    torch.testing.assert_close(found, io['out.actions'][0], atol=2e-5, rtol=0)
+    for step, (x, v) in enumerate(zip(io['out.x_t'], io['out.v_t'], strict=True)):
+        torch.testing.assert_close(forward.velocity(step, x[0]), v[0], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize('kind', ['float', 'w8a8'])
+def test_in_bfloat16_the_engine_is_as_close_to_float32_as_the_network(kind):
+    narrow = samples.narrowed(copy.deepcopy(network(kind)))
+    forward = GrootForward(GrootWeights(narrow, CPU, torch.bfloat16, ROBOT), 2, 8)
+    ours, theirs = [], []
+    for seed in range(40):
+        given = inputs(2, 6, seed)
+        exact = expected(network(kind), *given)[0]
+        ours.append(relative(run(forward, given), exact))
+        theirs.append(relative(expected(narrow, *given)[0], exact))
+    assert 0 < statistics.mean(ours) < 1.1 * statistics.mean(theirs)
+
+
+@pytest.mark.parametrize('kind', ['w8a8', 'w4a8', 'paper-w4a8'])
+def test_a_longer_buffer_and_what_is_left_in_it_change_nothing(kind):
+    given = inputs(2, 6)
+    exact = run(GrootForward(weights(kind), 2, 6), given)
+    forward = GrootForward(weights(kind), 2, 16)
+    run(forward, inputs(2, 16, seed=3))
+    for name, tensor in vars(forward).items():
+        if isinstance(tensor, torch.Tensor) and name not in CONSTANTS:
+            tensor.fill_(torch.nan)
+    for tensor in (*forward._context, forward._first[0]):
+        tensor.fill_(torch.nan)
+    forward._first[-16:] = torch.nan
+    assert torch.equal(run(forward, given), exact)
+
+
+def test_the_prompt_can_change_alone():
+    forward = GrootForward(weights('float'), 2, 16)
+    images, _, state, noise = given = inputs(2, 6)
+    run(forward, given)
+    other = inputs(2, 11, seed=1)[1]
+    forward.set_prompt(other)
+    wanted = expected(network('float'), images, other, state, noise)[0]
+    assert relative(forward.run(), wanted) < 2e-6
+
+
+def test_each_embodiment_has_its_own_layers():
+    given, found = inputs(2, 6), []
+    for robot in (2, 31):
+        made = GrootWeights(network('float'), CPU, torch.float32, robot)
+        found.append(run(GrootForward(made, 2, 6), given))
+        assert relative(found[-1], expected(network('float'), *given, robot=robot)[0]) < 2e-6
+    assert relative(*found) > 0.1
+
+
+@pytest.mark.parametrize('robot', [-1, 32])
+def test_an_embodiment_that_the_network_does_not_know_is_refused(robot):
+    with pytest.raises(BackendError, match=f'expected 0 to 31, found {robot}'):
+        GrootWeights(network('float'), CPU, torch.float32, robot)
+
+
+@pytest.mark.parametrize('place', ['image', 'state'])
+def test_an_input_that_is_not_a_number_gives_no_plausible_motion(place):
+    images, ids, state, noise = inputs(2, 6)
+    if place == 'image':
+        images[1][0, 3, 3] = torch.nan
+    else:
+        state[0, 3] = torch.nan
+    found = run(GrootForward(weights('w8a8'), 2, 8), (images, ids, state, noise))
+    assert torch.isnan(found).all()
+
+
+def test_the_network_is_left_as_it_is():
+    model = copy.deepcopy(network('w4a8'))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    run(GrootForward(GrootWeights(model, CPU, torch.float32, ROBOT), 2, 8), inputs(2, 6))
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_keys_and_values_of_all_blocks_are_one_product_where_they_read_the_same():
+    for kind, numbers in (('float', FloatWeight), ('w8a8', FloatWeight), ('static', Int8Weight)):
+        (weight,) = weights(kind).context
+        assert isinstance(weight, numbers) and weight.outputs == 4 * 24
+    assert len(weights('everything').context) == 4  # axes of their own
+
+
+def test_layers_that_read_the_same_integers_are_one_product():
+    made = weights('w4a8')
+    layer, block = made.language[0], made.steps[0].blocks[1]
+    assert isinstance(layer.qkv, Int8Weight)  # the values' 8 bits decide
+    assert isinstance(layer.gate_up, Int4Weight) and isinstance(block.first, Int4Weight)
+    assert isinstance(block.inputs, FloatWeight) and block.inputs.outputs == 3 * 24
+    assert isinstance(weights('paper-w4a8').language[0].qkv, Stacked)
+
+
+def test_numbers_are_shared_between_the_steps():
+    first, second = (step.blocks[1] for step in weights('static').steps[:2])
+    assert first.inputs.weight is second.inputs.weight
+    assert first.inputs.rows.scale != second.inputs.rows.scale
+
+
+@pytest.mark.parametrize(('views', 'words'), [(1, 6), (3, 6), (2, 17)])
+def test_inputs_that_do_not_fit_are_refused(views, words):
+    forward = GrootForward(weights('float'), 2, 16)
+    with pytest.raises(BackendError, match='expected'):
+        forward.set_inputs(*inputs(views, words))
+
+
+def test_a_prompt_with_another_number_of_picture_tokens_is_refused():
+    forward = GrootForward(weights('float'), 2, 16)
+    with pytest.raises(BackendError, match=r'expected 8 tokens of pictures .* found 4'):
+        forward.set_prompt(inputs(1, 6)[1])
+
+
+def test_a_state_of_another_size_is_refused():
+    images, ids, state, noise = inputs(2, 6)
+    with pytest.raises(BackendError, match=r'state \[1, 64\]'):
+        GrootForward(weights('float'), 2, 6).set_inputs(images, ids, state[:, :32], noise)
+
+
+def test_the_smallest_prepared_shape_that_fits_is_chosen():
+    shapes = [Shape(2, 16), Shape(1, 8), Shape(2, 8)]
+    graphs = Graphs(lambda s: GrootForward(weights('float'), s.views, s.prompt), shapes, CPU)
+    for views, words, longest in [(1, 8, 8), (2, 3, 8), (2, 9, 16)]:
+        forward, captured = graphs.fitting(views, words)
+        assert (forward.views, forward.prompt) == (views, longest)
+        given = inputs(views, words)
+        forward.set_inputs(*given)
+        captured()
+        assert relative(forward.result(), expected(network('float'), *given)[0]) < 2e-6
+
+
+@pytest.mark.parametrize('views', [1, 3])
+def test_the_products_are_those_that_the_engine_runs(monkeypatch, views):
+    model, seen = network('float'), Counter()
+    pair = model.config.language.head_dim // 2
+    kinds = {
+        'linear': {},
+        'gated_linear': {'pairs': True},
+        'attention_inputs': {'pairs': True, 'heads': True, 'head': pair},
+    }
+
+    def noting(function, kind):
+        def call(x, weight, *arguments, **options):
+            rows = (x.values if isinstance(x, Quantized) else x).shape[0]
+            seen[(rows, weight.outputs, weight.columns, *kind.items())] += 1
+            return function(x, weight, *arguments, **options)
+
+        return call
+
+    for name, kind in kinds.items():
+        monkeypatch.setattr(fused, name, noting(getattr(fused, name), kind))
+    run(GrootForward(weights('float'), views, 7), inputs(views, 7))
+    listed = Counter()
+    for one in products(model.config, Workload(views, 7)):
+        size, kind = one.product, {}
+        if size.pairs:
+            kind = kinds['attention_inputs' if size.heads else 'gated_linear']
+            assert size.head == kind.get('head', 0)
+        listed[(size.rows, size.outputs, size.columns, *kind.items())] += one.times
+    assert not listed - seen
+    # Left out are the patches, the state and, in each step, actions to tokens and back.
+    assert sum((seen - listed).values()) == 1 + 2 + 4 * model.config.steps
+
+
+def test_the_products_of_the_public_network_are_those_of_its_published_sizes():
+    found = {one.name: one for one in products(GrootConfig(), Workload(views=2, tokens=40))}
+    assert found['backbone gate+up'].product.outputs == 12288
+    assert found['keys and values of the features'].product.outputs == 24576
+    assert found['head fc1'].times == 64
+    rows = {one.product.rows for one in found.values()}
+    assert rows == {512, 552, 49}
+
+
+# Triton decides at import whether to interpret, hence a process of its own.
+INTERPRETED = '''
+import sys
+import torch
+from engine_groot_samples import ROBOT, expected, inputs, network
+from engine_samples import relative
+from quantvla_ros.engine.groot import GrootForward, GrootWeights
+from quantvla_ros.kernels import fused
+
+cpu = torch.device('cpu')
+assert fused.unavailable(cpu) is None
+weights = GrootWeights(network(sys.argv[1]), cpu, torch.float32, ROBOT)
+forward = GrootForward(weights, views=2, prompt=7)
+for name in ('images', 'words', 'state', 'noise', 'actions', '_embedded', '_prefix', '_features',
+             '_keys', '_values', '_tokens', '_last'):
+    getattr(forward, name).fill_(torch.nan)
+given = inputs(2, 5, seed=2)
+forward.set_inputs(*given)
+with torch.no_grad():
+    actions, velocity = forward.run(), forward.velocity(0, given[3])
+wanted_actions, wanted_velocity = expected(network(sys.argv[1]), *given)
+print(relative(actions, wanted_actions), relative(velocity, wanted_velocity))
+'''
+
+
+@pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='triton is not installed')
+@pytest.mark.parametrize('kind', ['w4a8'])  # all three kinds of operands
+def test_the_kernels_together_give_the_networks_actions(kind):
+    path = os.pathsep.join(sys.path)
+    environment = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': path}
+    done = subprocess.run(
+        [sys.executable, '-c', INTERPRETED, kind], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    # One activation that is rounded to its other neighbour would be some 1e-4.
+    assert all(float(error) < 1e-3 for error in done.stdout.split()), done.stdout
