@@ -23,13 +23,14 @@ from quantvla_ros.kernels.fused_types import (
     FloatWeight,
     Int4Weight,
     Int8Weight,
+    Norm,
     Quantized,
     Weight,
 )
 from quantvla_ros.kernels.gemm_tiles import GemmTile, Product, candidates
 from quantvla_ros.kernels.halves import from_halves, halved, to_halves
 from quantvla_ros.kernels.packing import pack_int4
-from quantvla_ros.kernels.rows import Rows
+from quantvla_ros.kernels.rows import Rows, turn
 
 RELATIVE = {torch.float32: 2e-6, torch.float16: 1.5e-3, torch.bfloat16: 8e-3}
 SMALL = GemmTile(16, 16, 64, 4, 2)
@@ -330,6 +331,52 @@ def split_columns(device: str) -> None:
         check_attention(kind, 9, 330, 2, 1, 64, device=device, first=2, tile=tile)
 
 
+def joined_norms(device: str) -> None:
+    """A product, its residual and the norm of that, finished in one kernel or in two."""
+    hadamard = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
+    for _ in range(3):
+        hadamard = torch.kron(hadamard, torch.tensor([[1.0, 1.0], [1.0, -1.0]]).double())
+    hadamard = (hadamard / 4).to(device)
+    rows_of_norms = (None, Rows(), Rows(rotation=hadamard.float()))
+    splits = (1, 2, 4)
+    for number, (kind, rows) in enumerate(itertools.product(KINDS, (1, 21, 66))):  #DBG
+        outputs = 48
+        case = Case(kind, rows, 330, outputs, device=device, bias=number % 2 == 0)
+        tile = GemmTile(16, 32, 64, 4, 2, split=splits[number % 3], left=number % 4 == 0)
+        gate = torch.randn(outputs, device=device) if number % 3 else None
+        stream = torch.randn(rows, outputs, device=device).to(case.dtype)
+        modulation = tuple(torch.randn(outputs, device=device) for _ in range(2))
+        weight = torch.rand(outputs, device=device) + 0.5
+        norms = [
+            Norm(None, eps=1e-5, modulation=modulation, rows=rows_of_norms[number % 3]),
+            Norm(weight, weight - 1.0, 1e-5, centered=True, rows=rows_of_norms[(number + 1) % 3]),
+        ]
+        for norm in norms:
+            wanted = exact.linear(case.x, case.weight, residual=stream, gate=gate,
+                                  out=case.double(outputs))  # fmt: skip
+            size = (case.size + 5.0) * (1.0 + (0.0 if gate is None else gate.abs().max()))
+            with poisoned():
+                y, found = fused.linear_norm(
+                    case.x, case.ready, norm, residual=stream, gate=gate,
+                    out=case.out(outputs), tile=tile,
+                )  # fmt: skip
+            name = f'{case.name}, {norm.centered}, {norm.rows}, {tile}'
+            assert case.unharmed(), name
+            close(y, wanted, size, name)
+            # Of what was found, not rounded any more.
+            normed = exact.normed(y.double(), replace(norm, rows=None))
+            if isinstance(found, Quantized):
+                normed = turn(normed, norm.rows, torch.float64)
+                step = found.scale[:, None].double()
+                error = (found.values * step - normed).abs()
+                # The norm is rounded to its type before it is turned.
+                rounding = RELATIVE[case.dtype] * 4.0 * normed.abs().amax(1, keepdim=True)
+                assert (error <= 0.501 * step + rounding + 1e-5 * step).all(), name
+                assert (found.values.abs().amax(1) == 127).all(), name
+            else:
+                close(found, normed.double(), 10.0 * torch.ones_like(case.size), name)
+
+
 def every_tile(device: str) -> None:
     """Whatever tile may be chosen or tuned gives the same, on a shape that none divides."""
     for kind, rows in itertools.product(KINDS, (10, 30, 60, 70)):
@@ -449,6 +496,7 @@ CASES = {
         gated_pairs,
         heads_and_caches,
         split_columns,
+        joined_norms,
         every_tile,
         extremes,
         refusals,

@@ -89,8 +89,11 @@ class Launch:
     def compiled_for(self, capability):
         """Its code, specialised as Triton would specialise it for these arguments."""
         signature, constants, aligned = {}, {}, []
+        arguments, options = dict(self.arguments), dict(self.options)
+        if 'AHEAD' in arguments and capability >= 90:  # `gpu.launch_options`
+            arguments['AHEAD'] = options['launch_pdl'] = True
         for parameter in self.kernel.params:
-            name, value = parameter.name, self.arguments.get(parameter.name, parameter.default)
+            name, value = parameter.name, arguments.get(parameter.name, parameter.default)
             if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
                 constants[name] = value
             elif isinstance(value, torch.Tensor):
@@ -102,7 +105,7 @@ class Launch:
                 if value % 16 == 0:
                     aligned.append(name)
         return compile_for(
-            capability, self.kernel, signature, constants, multiples_of_16=aligned, **self.options
+            capability, self.kernel, signature, constants, multiples_of_16=aligned, **options
         )
 
 

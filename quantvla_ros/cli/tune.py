@@ -8,8 +8,9 @@ listed; 2: there is no GPU to measure, or the call is at fault.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='cuda', help='cuda (default) or cuda:N')
     parser.add_argument(
         '--again', action='store_true', help='measure also what is in the table already'
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=max(1, (os.cpu_count() or 2) - 2), metavar='N',
+        help='processes that compile (default: the processors, less two)',
     )
     parser.add_argument(
         '--list', action='store_true', help='show what would be measured; needs no GPU'
@@ -75,7 +80,27 @@ def run(args: argparse.Namespace) -> int:
         if len(left) < len(work):
             print(f'{len(work) - len(left)} products are in the table; --again measures them too')
         work = left
-    return _measure(work, device, gpu, directory)
+    limits = {
+        'processors': gpu.processors, 'shared': gpu.shared, 'capability': gpu.capability,
+    }
+    tiles = {product: _tiles(product, **limits) for product in work}
+    _compile(tiles, str(device), args.jobs)
+    return _measure(work, tiles, device, gpu, directory)
+
+
+def _compile(tiles: Mapping[Any, Sequence[Any]], device: str, jobs: int) -> None:
+    """Fill the compiler's cache by many processes, so that measuring waits for nothing."""
+    from quantvla_ros.kernels.tile_compile import compile_tiles, pieces
+
+    total = sum(map(len, tiles.values()))
+    if jobs < 2 or total == 0:
+        return
+    print(f'compiling {total} tiles in {jobs} processes', flush=True)
+    shown = 0
+    for done in compile_tiles(pieces(tiles.items()), device, jobs):
+        if done * 10 // total > shown:
+            shown = done * 10 // total
+            print(f'  {done} of {total}', flush=True)
 
 
 def _products(args: argparse.Namespace) -> dict[Any, list[str]]:
@@ -182,18 +207,18 @@ def _gpu(name: str) -> tuple[Any, Any]:
     return device, gpu_of(device)
 
 
-def _measure(work: dict[Any, list[str]], device: Any, gpu: Any, directory: Path) -> int:
+def _measure(
+    work: dict[Any, list[str]], tiles: Mapping[Any, Sequence[Any]], device: Any, gpu: Any,
+    directory: Path,
+) -> int:
     """Search every product's tiles, keeping each result as it comes."""
     from quantvla_ros.kernels.tile_search import search
     from quantvla_ros.kernels.tile_table import Measured, save_table, table_path
     from quantvla_ros.kernels.tile_trial import GpuTrial
 
     failed, made_with = 0, _made_with()
-    limits = {
-        'processors': gpu.processors, 'shared': gpu.shared, 'capability': gpu.capability,
-    }
     for number, product in enumerate(work, 1):
-        found = search(_tiles(product, **limits), GpuTrial(product, device))
+        found = search(tiles[product], GpuTrial(product, device))
         title = f'[{number}/{len(work)}] {_title(product)}'
         # A tile that does not fit is no fault; one that gives something else is.
         wrong = [(tile, reason) for tile, reason in found.refused if reason.startswith('wrong')]
@@ -206,7 +231,8 @@ def _measure(work: dict[Any, list[str]], device: Any, gpu: Any, directory: Path)
         save_table(
             directory, gpu, [Measured(product, found.tile, found.microseconds)], made_with
         )
-        print(f'{title}: {found.microseconds:.1f} us, {found.tile} ({found.tried} tried)')
+        us = found.microseconds
+        print(f'{title}: {us:.1f} us, {found.tile} ({found.tried} tried)', flush=True)
     print(f'{table_path(directory, gpu)}: {len(work) - failed} of {len(work)} products measured')
     return 1 if failed else 0
 

@@ -23,7 +23,8 @@ from quantvla_ros.engine.staging import Fetched, Staged
 from quantvla_ros.engine.weights import WeightLoader
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused
-from quantvla_ros.kernels.fused_types import Quantized, Weight, rows_of
+from quantvla_ros.kernels.fused_types import Norm, Quantized, Weight, rows_of
+from quantvla_ros.kernels.rows import Rows
 from quantvla_ros.models.layers import rotary_table
 from quantvla_ros.models.pi05 import PI05
 from quantvla_ros.models.prefix import ROTARY_THETA
@@ -289,12 +290,14 @@ class PI05Forward:
         weights = self.weights
         sizes, at = weights.config.expert, weights.expert[step]
         tokens = fused.linear(x, weights.action_in, out=self._tokens)
-        for index, layer in enumerate(at.layers):
+        norms = [_modulated_norm(n.before_attention, n.eps, rows_of(n.qkv)) for n in at.layers]
+        # The last product is in float32, as the network's: the norm writes what that reads.
+        norms.append(_modulated_norm(at.final, at.eps, None, self._features_buffer))
+        y = fused.rms_norm(
+            tokens, None, eps=norms[0].eps, modulation=norms[0].modulation, rows=norms[0].rows
+        )
+        for index, (layer, after) in enumerate(zip(at.layers, norms[1:], strict=True)):
             keys, values = self._keys[index], self._values[index]
-            scale, shift, gate = layer.before_attention
-            y = fused.rms_norm(
-                tokens, None, eps=layer.eps, modulation=(scale, shift), rows=rows_of(layer.qkv)
-            )
             query = fused.attention_inputs(
                 y,
                 layer.qkv,
@@ -309,18 +312,17 @@ class PI05Forward:
             y = fused.attention(
                 query, keys, values, count=self.counts[1], scale=sizes.head_dim**-0.5
             )
-            tokens = fused.linear(y, layer.output, residual=tokens, gate=gate, out=tokens)
-            scale, shift, gate = layer.before_mlp
-            y = fused.rms_norm(
-                tokens, None, eps=layer.eps, modulation=(scale, shift), rows=rows_of(layer.gate_up)
+            norm = _modulated_norm(layer.before_mlp, layer.eps, rows_of(layer.gate_up))
+            _, _, gate = layer.before_attention
+            tokens, y = fused.linear_norm(
+                y, layer.output, norm, residual=tokens, gate=gate, out=tokens
             )
             y = fused.gated_linear(y, layer.gate_up, activation='gelu_tanh')
-            tokens = fused.linear(y, layer.down, residual=tokens, gate=gate, out=tokens)
-        scale, shift, _ = at.final
-        # The last product is in float32, as the network's: the norm writes what that reads.
-        return fused.rms_norm(
-            tokens, None, eps=at.eps, modulation=(scale, shift), out=self._features_buffer
-        )
+            _, _, gate = layer.before_mlp
+            tokens, y = fused.linear_norm(
+                y, layer.down, after, residual=tokens, gate=gate, out=tokens
+            )
+        return y
 
     def _action_rotary(self) -> tuple[Tensor, Tensor]:
         """Rotary tables of the action tokens, which follow the prompt's last token."""
@@ -344,6 +346,16 @@ def _layer_norm(x: Tensor, norm: _Norm, reader: Weight) -> Tensor | Quantized:
 
 def _rms_norm(x: Tensor, norm: _Norm, reader: Weight) -> Tensor | Quantized:
     return fused.rms_norm(x, norm.weight, eps=norm.eps, offset=1.0, rows=rows_of(reader))
+
+
+def _modulated_norm(
+    modulation: tuple[Tensor, Tensor, Tensor],
+    eps: float,
+    rows: Rows | None,
+    out: Tensor | None = None,
+) -> Norm:
+    scale, shift, _ = modulation
+    return Norm(None, eps=eps, modulation=(scale, shift), rows=rows, out=out)
 
 
 def _norm(load: WeightLoader, norm: Any) -> _Norm:

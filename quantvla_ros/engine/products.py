@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from quantvla_ros.errors import BackendError
-from quantvla_ros.kernels.gemm_tiles import Product
+from quantvla_ros.kernels.gemm_tiles import FEW_ROWS, Product
 from quantvla_ros.models.dit import EXPANSION
 from quantvla_ros.models.groot_n15 import GrootConfig
 from quantvla_ros.models.pi05 import PI05Config
@@ -92,9 +92,12 @@ def _pi05(config: PI05Config, workload: Workload) -> list[NamedProduct]:
 
     def product(
         name: str, times: int, rows: int, columns: int, outputs: int,
-        *, heads: bool = False, gated: bool = False,
+        *, heads: bool = False, gated: bool = False, joined: bool = False,
     ) -> NamedProduct:
-        sizes = Product('bfloat16', rows, outputs, columns, heads or gated, heads=heads)
+        sizes = Product(
+            'bfloat16', rows, outputs, columns, heads or gated, heads=heads,
+            joined=joined and rows <= FEW_ROWS,
+        )  # fmt: skip
         return NamedProduct(name, sizes, times)
 
     def inputs(stack: Any) -> int:
@@ -116,9 +119,9 @@ def _pi05(config: PI05Config, workload: Workload) -> list[NamedProduct]:
         product('backbone gate+up', once, read, prefix.width, 2 * prefix.mlp, gated=True),
         product('backbone down', once, read, prefix.mlp, prefix.width),
         product('expert q+k+v', each, chunk, expert.width, inputs(expert), heads=True),
-        product('expert o', each, chunk, inner, expert.width),
+        product('expert o', each, chunk, inner, expert.width, joined=True),
         product('expert gate+up', each, chunk, expert.width, 2 * expert.mlp, gated=True),
-        product('expert down', each, chunk, expert.mlp, expert.width),
+        product('expert down', each, chunk, expert.mlp, expert.width, joined=True),
     ]  # fmt: skip
 
 

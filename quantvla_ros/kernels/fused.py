@@ -23,7 +23,14 @@ from torch import Tensor
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused_reference, triton_int8
-from quantvla_ros.kernels.fused_types import FloatWeight, Int4Weight, Quantized, Stacked, Weight
+from quantvla_ros.kernels.fused_types import (
+    FloatWeight,
+    Int4Weight,
+    Norm,
+    Quantized,
+    Stacked,
+    Weight,
+)
 from quantvla_ros.kernels.halves import halved
 from quantvla_ros.kernels.rows import Rows
 
@@ -33,6 +40,7 @@ _TRITON = {
     'layer_norm': 'quantvla_ros.kernels.triton_norms',
     'quantize_rows': 'quantvla_ros.kernels.triton_norms',
     'linear': 'quantvla_ros.kernels.triton_gemm_launch',
+    'linear_norm': 'quantvla_ros.kernels.triton_gemm_launch',
     'gated_linear': 'quantvla_ros.kernels.triton_gemm_launch',
     'attention_inputs': 'quantvla_ros.kernels.triton_gemm_launch',
     'attention': 'quantvla_ros.kernels.triton_attention',
@@ -81,6 +89,29 @@ def linear(
     if isinstance(x, Tensor) and out is None and residual is None and read.dtype != x.dtype:
         out = x.new_empty((x.shape[0], weight.outputs))
     return module.linear(read, weight, out=out, **options)
+
+
+def linear_norm(
+    x: Tensor | Quantized,
+    weight: Weight,
+    norm: Norm,
+    *,
+    residual: Tensor,
+    gate: Tensor | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor | Quantized]:
+    """As `fused_reference.linear_norm`."""
+    module = _module('linear_norm', x)
+    if module is fused_reference or not _composed(weight):
+        read = x if module is fused_reference else _operand(x, weight)
+        return module.linear_norm(read, weight, norm, residual=residual, gate=gate, out=out)
+    y = linear(x, weight, residual=residual, gate=gate, out=out)
+    options = {
+        'eps': norm.eps, 'modulation': norm.modulation, 'rows': norm.rows, 'out': norm.out,
+    }  # fmt: skip
+    if norm.centered:
+        return y, layer_norm(y, norm.weight, norm.bias, **options)
+    return y, rms_norm(y, norm.weight, offset=norm.offset, **options)
 
 
 def gated_linear(

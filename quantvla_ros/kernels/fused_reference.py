@@ -21,6 +21,7 @@ from quantvla_ros.kernels.fused_types import (
     FloatWeight,
     Int4Weight,
     Int8Weight,
+    Norm,
     Quantized,
     Stacked,
     Weight,
@@ -113,6 +114,30 @@ def linear(
         [M, N].
     """
     return finish_linear(_product(x, weight), x.dtype, activation, residual, gate, out)
+
+
+def normed(x: Tensor, norm: Norm) -> Tensor | Quantized:
+    """A norm as `Norm` describes it."""
+    options = {
+        'eps': norm.eps, 'modulation': norm.modulation, 'rows': norm.rows, 'out': norm.out,
+    }  # fmt: skip
+    if norm.centered:
+        return layer_norm(x, norm.weight, norm.bias, **options)
+    return rms_norm(x, norm.weight, offset=norm.offset, **options)
+
+
+def linear_norm(
+    x: Tensor | Quantized,
+    weight: Weight,
+    norm: Norm,
+    *,
+    residual: Tensor,
+    gate: Tensor | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor | Quantized]:
+    """`linear` with a residual, and the norm of its result (rounded to its type): both."""
+    y = linear(x, weight, residual=residual, gate=gate, out=out)
+    return y, normed(y, norm)
 
 
 def gated_linear(

@@ -136,6 +136,27 @@ class Stacked:
 Weight = FloatWeight | Int8Weight | Int4Weight | Stacked
 
 
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A norm that follows a product, as `rms_norm` or, `centered`, `layer_norm` take it.
+
+    Attributes:
+        weight, bias: [W] or None.
+        modulation: scale and shift, [W] float32 each, or None.
+        rows: how the result becomes integers; None: it stays a tensor.
+        out: where a tensor goes.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None = None
+    eps: float = 1e-6
+    offset: float = 0.0
+    centered: bool = False
+    modulation: tuple[Tensor, Tensor] | None = None
+    rows: Rows | None = None
+    out: Tensor | None = None
+
+
 def rows_of(weight: Weight) -> Rows | None:
     """How a norm before this weight shall give its result: in integers, or (None) as a tensor."""
     return getattr(weight, 'rows', None)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 KINDS = ('float32', 'float16', 'bfloat16', 'int8', 'int4')
 _BYTES = {'float32': 4, 'float16': 2, 'bfloat16': 2, 'int8': 1, 'int4': 1}  # of an input's column
+FEW_ROWS = 64  # up to so many a product waits for its weights, not for its arithmetic
 _SHORTEST = 4  # steps that a program of a split product takes at least
 _MOST_PARTS = 8
 
@@ -28,6 +29,7 @@ class Product:
         head: pairs that one tile has to hold exactly, where heads are normed; 0: any.
         group: columns that share a group scale; 0: none do.
         heads: the pairs are of heads, stored as queries, keys and values.
+        joined: the sums are left to the norm that follows, split or not.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class Product:
     head: int = 0
     group: int = 0
     heads: bool = False
+    joined: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ Knows torch's devices; knows nothing of tiles, kernels or files.
 from __future__ import annotations
 
 import functools
+import os
+from typing import Any
 
 import torch
 
@@ -23,3 +25,17 @@ def gpu_of(device: torch.device) -> Gpu:
         properties.multi_processor_count,
         properties.shared_memory_per_block_optin,  # type: ignore[attr-defined]
     )
+
+
+@functools.cache
+def launch_options(device: torch.device) -> dict[str, Any]:
+    """What every kernel of the engine is started with on `device`: see `triton_start`.
+
+    QUANTVLA_OVERLAP=0 in the environment has each kernel wait for the end of the one before it, to
+    see what that costs or to look for a fault.
+    """
+    if device.type != 'cuda' or os.environ.get('QUANTVLA_OVERLAP') == '0':
+        return {'AHEAD': False}
+    if gpu_of(device).capability < (9, 0):
+        return {'AHEAD': False}
+    return {'AHEAD': True, 'launch_pdl': True}

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from quantvla_ros.kernels import fused_reference
 from quantvla_ros.kernels import triton_gemm_launch as launch
-from quantvla_ros.kernels.fused_types import FloatWeight, Int4Weight, Int8Weight, Quantized
+from quantvla_ros.kernels.fused_types import (
+    FloatWeight,
+    Int4Weight,
+    Int8Weight,
+    Norm,
+    Quantized,
+)
 from quantvla_ros.kernels.gemm_tiles import GemmTile, Product
 from quantvla_ros.kernels.halves import halved
 from quantvla_ros.kernels.packing import pack_int4
@@ -32,22 +38,26 @@ class GpuTrial:
     """A `tile_search.Trial`: random operands of one product's sizes, with the epilogue it implies.
 
     Products of heads give queries, keys and values, of normed heads where the product says so;
-    other pairs are gated ones; the rest adds to a residual.
+    other pairs are gated ones; the rest adds to a residual, and a joined one is normed then.
     """
 
-    def __init__(self, product: Product, device: torch.device) -> None:
+    def __init__(
+        self, product: Product, device: torch.device, *, copies: int | None = None
+    ) -> None:
+        """`copies`: of the weights; None: more than the L2 holds."""
         self.product, self.device = product, device
         self._generator = torch.Generator(device).manual_seed(0)
         self._float = getattr(torch, product.kind) if 'float' in product.kind else None
         self._dtype = self._float or torch.bfloat16
-        self._weights = [self._weight() for _ in range(self._copies())]
+        self._weights = [self._weight() for _ in range(copies or self._copies())]
         self._x = self._rows()
         rows, outputs = product.rows, product.outputs
         self._residual = self._normal(rows, outputs).to(self._dtype)
         self._gate = self._normal(outputs)
         self._y = torch.empty_like(self._residual)
         self._half = torch.empty((rows, outputs // 2), dtype=self._dtype, device=device)
-        self._written = [self._y, self._half]
+        self._normed = torch.empty_like(self._y)
+        self._written = [self._y, self._half, self._normed]
         # One head of keys and one of values, the others queries.
         self._size = 2 * product.head or _head(outputs)
         if product.heads:
@@ -60,7 +70,11 @@ class GpuTrial:
             self._values = torch.empty_like(self._keys)
             self._written += [self._keys, self._values]
         self._graphs: dict[GemmTile, tuple[torch.cuda.CUDAGraph, int]] = {}
-        self._expected = self._run(fused_reference, self._defined(), {})
+        self._expected: list[Tensor] | None = None
+
+    def run_once(self, tile: GemmTile) -> list[Tensor]:
+        """The results of one run; compiles what it needs."""
+        return self._run(launch, self._weights[0], {'tile': tile})
 
     def refusal(self, tile: GemmTile) -> str | None:
         """Why this tile cannot run here or is wrong; None: neither."""
@@ -69,9 +83,11 @@ class GpuTrial:
         for written in self._written:
             written.fill_(float('nan'))
         try:
-            found = self._run(launch, self._weights[0], {'tile': tile})
+            found = self.run_once(tile)
         except triton.errors.TritonError as error:  # too much memory asked for, or not compiled
             return f'{type(error).__name__}: {str(error).strip().splitlines()[-1]}'
+        if self._expected is None:
+            self._expected = self._run(fused_reference, self._defined(), {})
         tolerance = _TOLERANCE[self._dtype]
         for one, other in zip(found, self._expected, strict=True):
             one, other = one.float(), other.float()
@@ -122,6 +138,14 @@ class GpuTrial:
                 module.gated_linear(self._x, weight, activation='gelu_tanh', out=y, **options)
             ]
         y = torch.empty_like(self._y) if exact else self._y
+        if self.product.joined:
+            norm = Norm(None, out=torch.empty_like(self._y) if exact else self._normed)
+            return list(
+                module.linear_norm(
+                    self._x, weight, norm, residual=self._residual, gate=self._gate, out=y,
+                    **options,
+                )
+            )  # fmt: skip
         return [
             module.linear(
                 self._x, weight, residual=self._residual, gate=self._gate, out=y, **options

@@ -28,7 +28,9 @@ from quantvla_ros.kernels.attention_tiles import (
     choose_attention_tile,
     head_parts,
 )
+from quantvla_ros.kernels.gpu import launch_options
 from quantvla_ros.kernels.triton_int8 import _gpu
+from quantvla_ros.kernels.triton_start import begin
 
 COUNTERS = 4096  # tiles of rows that one launch may join
 _LOG2_E = 1.4426950408889634
@@ -80,6 +82,7 @@ def attention_kernel(
     SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     """One program per ROWS rows of queries, key head and segment, and split of the keys.
 
@@ -88,6 +91,7 @@ def attention_kernel(
 
     A part is SPLITS times rows of sums (WIDE + REST columns), largest logit and sum of weights.
     """
+    begin(AHEAD)
     tile = tl.program_id(0)
     group = tl.program_id(1)
     split = tl.program_id(2)
@@ -291,6 +295,7 @@ def attention(
             num_warps=tile.warps,
             num_stages=tile.stages,
             enable_fp_fusion=True,  # from Triton 3.10 on it must be asked for
+            **launch_options(device),
         )
     return out
 

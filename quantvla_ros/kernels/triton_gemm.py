@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from quantvla_ros.kernels.triton_kernels import _halves, _scaled_halves
+from quantvla_ros.kernels.triton_start import begin
 
 
 @triton.jit
@@ -191,6 +192,34 @@ def _packed_products(
         low_at += BLOCK_K
         w_at += BLOCK_K // 2
     return sums
+
+
+@triton.jit
+def _fetch(
+    weight_ptr,
+    w_rows,
+    width,
+    start,
+    stop,
+    BYTES: tl.constexpr,
+):
+    """Ask for a tile's weights in the L2: bytes start to stop of rows of `width` elements.
+
+    Weights depend on nothing that runs, so they are on their way before the kernel's turn comes.
+    """
+    at = weight_ptr.to(tl.pointer_type(tl.int8)) + (w_rows * width * BYTES)[:, None]
+    lines = tl.arange(0, 8) * 128
+    for begin_at in range(start * BYTES, stop * BYTES, 8 * 128):
+        # What lies beyond the end asks for the last byte again.
+        line = at + tl.minimum(begin_at + lines, stop * BYTES - 1)[None, :]
+        tl.inline_asm_elementwise(
+            'prefetch.global.L2 [$1]; mov.b32 $0, 0;',
+            '=r,l',
+            [line],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
 
 
 @triton.jit
@@ -392,6 +421,9 @@ def gemm_kernel(
     START_ON_DEVICE: tl.constexpr,
     EVEN_K: tl.constexpr,
     SPLIT: tl.constexpr,
+    UNFINISHED: tl.constexpr,
+    AHEAD: tl.constexpr,
+    BYTES: tl.constexpr,
     LEFT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -400,7 +432,8 @@ def gemm_kernel(
     """One program per tile (axis 0) and part of the columns (axis 1) of x [M, K] @ weight [N, K].T.
 
     Programs that share a block of weights run side by side, so the weights come from memory once.
-    With SPLIT > 1 the sums are stored: [SPLIT, M, N] int32 or float32.
+    UNFINISHED, the sums are stored as they are: [SPLIT, M, N] int32 or float32. AHEAD: this kernel
+    may start before the one it follows ends, and BYTES > 0 has it fetch its weights then.
     """
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)
@@ -411,8 +444,14 @@ def gemm_kernel(
     w_rows = tl.where(outputs < N, outputs, 0).to(tl.int64)
     part = tl.program_id(1)
     length = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT) * BLOCK_K
-    begin = part * length
-    stop = tl.minimum(begin + length, K)
+    first = part * length
+    stop = tl.minimum(first + length, K)
+    if AHEAD and BYTES > 0:
+        if KIND == 'int4':
+            _fetch(weight_ptr, w_rows, tl.cdiv(K, 64) * 32, first // 2, tl.cdiv(stop, 64) * 32, 1)
+        else:
+            _fetch(weight_ptr, w_rows, K, first, stop, BYTES)
+    begin(AHEAD)
     if KIND == 'int4':
         sums = _packed_products(
             x_ptr,
@@ -420,7 +459,7 @@ def gemm_kernel(
             group_scale_ptr,
             x_rows,
             w_rows,
-            begin,
+            first,
             stop,
             K,
             GROUP,
@@ -437,7 +476,7 @@ def gemm_kernel(
             weight_ptr,
             x_rows,
             w_rows,
-            begin,
+            first,
             stop,
             K,
             KIND == 'int8',
@@ -449,7 +488,7 @@ def gemm_kernel(
             BLOCK_N,
             BLOCK_K,
         )
-    if SPLIT == 1:
+    if not UNFINISHED:
         _finish(
             sums,
             rows,
@@ -527,10 +566,12 @@ def reduce_kernel(
     NORMED: tl.constexpr,
     START_ON_DEVICE: tl.constexpr,
     SPLIT: tl.constexpr,
+    AHEAD: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """One program per tile of outputs: adds the parts that `gemm_kernel` has left, and finishes."""
+    begin(AHEAD)
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)
     rows = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)

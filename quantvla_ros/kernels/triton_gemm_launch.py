@@ -13,7 +13,7 @@ cannot be one matrix).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,9 +21,15 @@ from torch import Tensor
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import triton_int8
-from quantvla_ros.kernels.fused_types import FloatWeight, Int8Weight, Quantized
-from quantvla_ros.kernels.gemm_tiles import GemmTile, Product, choose_gemm_tile, fitted
-from quantvla_ros.kernels.gpu import gpu_of
+from quantvla_ros.kernels.fused_types import FloatWeight, Int8Weight, Norm, Quantized
+from quantvla_ros.kernels.gemm_tiles import (
+    FEW_ROWS,
+    GemmTile,
+    Product,
+    choose_gemm_tile,
+    fitted,
+)
+from quantvla_ros.kernels.gpu import gpu_of, launch_options
 from quantvla_ros.kernels.halves import HalvedWeight
 from quantvla_ros.kernels.tile_table import best_tile
 
@@ -77,6 +83,49 @@ def linear(
     if gate is not None and gate.shape != (outputs,):
         raise BackendError(f'gate: expected [{outputs}], found {list(gate.shape)}')
     return _launch(x, weight, y, _Epilogue('linear', 0, activation, residual, gate), tile)
+
+
+def linear_norm(
+    x: Tensor | Quantized,
+    weight: MatrixWeight,
+    norm: Norm,
+    *,
+    residual: Tensor,
+    gate: Tensor | None = None,
+    out: Tensor | None = None,
+    tile: GemmTile | None = None,
+) -> tuple[Tensor, Tensor | Quantized]:
+    """As `fused_reference.linear_norm`. `tile`: instead of the chosen one (for tuning).
+
+    Where the norm comes after a reduction anyway (few rows, split columns) it does that too.
+    """
+    from quantvla_ros.kernels import triton_norms
+
+    outputs = weight.outputs
+    product = replace(product_of(x, weight), joined=_rows(x) <= FEW_ROWS)
+    if not product.joined or not triton_norms.joins(outputs, norm.rows):
+        y = linear(x, weight, residual=residual, gate=gate, out=out, tile=tile)
+        return y, triton_norms.normed(y, norm)
+    y = _output(out, (_rows(x), outputs), residual.dtype, x)
+    if residual.shape != y.shape or not residual.is_contiguous():
+        raise BackendError(
+            f'residual: expected contiguous {list(y.shape)}, found {list(residual.shape)}'
+        )
+    tile = _tile(product, y.device, tile)
+    integer = not isinstance(weight, FloatWeight)
+    dtype = torch.int32 if integer else torch.float32
+    sums = torch.empty((tile.split, *y.shape), dtype=dtype, device=y.device)
+    _launch(x, weight, y, _Epilogue(), tile, sums)
+    left = triton_norms.Unfinished(
+        sums=sums,
+        row_scale=x.scale if isinstance(x, Quantized) else None,
+        scale=weight.scale if not isinstance(weight, FloatWeight) else None,
+        sixteenths=isinstance(weight, HalvedWeight) and product.group == 0,
+        bias=weight.bias,
+        gate=gate,
+        residual=residual,
+    )
+    return y, triton_norms.finish(left, y, norm)
 
 
 def gated_linear(
@@ -183,8 +232,12 @@ def _launch(
     y: Tensor,
     epilogue: _Epilogue,
     tile: GemmTile | None,
+    left: Tensor | None = None,
 ) -> Tensor:
-    """Run the product and, where its columns are split, the reduction; y is written."""
+    """Run the product and, where its columns are split, the reduction; y is written.
+
+    With `left` [split, M, N] the sums are left there instead, with the tile that is given.
+    """
     from quantvla_ros.kernels import triton_gemm
 
     values, row_scale = _operand(x, weight)
@@ -196,12 +249,13 @@ def _launch(
         raise BackendError(f'weight: expected a contiguous tensor, found {list(matrix.shape)}')
     head = epilogue.pair if epilogue.norms is not None else 0
     product = product_of(x, weight, pair=epilogue.pair, head=head)
-    tile = _tile(product, y.device, tile)
+    if left is None or tile is None:
+        tile = _tile(product, y.device, tile)
     group = product.group
     group_scale = weight.group_scale if isinstance(weight, HalvedWeight) else None
     kind = 'float' if isinstance(weight, FloatWeight) else product.kind
-    sums = y
-    if tile.split > 1:
+    sums = y if left is None else left
+    if tile.split > 1 and left is None:
         dtype = torch.float32 if kind == 'float' else torch.int32
         sums = torch.empty((tile.split, rows, outputs), dtype=dtype, device=y.device)
     norms = epilogue.norms or (None, None)
@@ -237,7 +291,10 @@ def _launch(
         'NORMED': epilogue.norms is not None,
         'START_ON_DEVICE': on_device,
         'SPLIT': tile.split,
+        **launch_options(y.device),
     }
+    # Few rows wait for the weights: those may come while the rows are being made.
+    fetched = matrix.element_size() if rows <= FEW_ROWS else 0
     with triton_int8._on(y.device):
         grid = (-(-rows // tile.rows) * -(-outputs // tile.outputs), tile.split)
         triton_gemm.gemm_kernel[grid](
@@ -256,6 +313,8 @@ def _launch(
             PRECISION='ieee',
             WIDEN=y.device.type == 'cpu' and values.dtype == torch.bfloat16,
             EVEN_K=columns % tile.columns == 0,
+            UNFINISHED=tile.split > 1 or left is not None,
+            BYTES=fetched,
             LEFT=tile.left,
             BLOCK_M=tile.rows,
             BLOCK_N=tile.outputs,
@@ -264,7 +323,7 @@ def _launch(
             num_stages=tile.stages,
             **options,
         )
-        if tile.split > 1:
+        if tile.split > 1 and left is None:
             height, width = _REDUCED
             width = 2 * head or width
             tiles = -(-rows // height) * -(-outputs // width)

@@ -16,6 +16,7 @@ A row with a value that is not finite, or whose squares overflow float32 (beyond
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,10 +27,12 @@ from torch import Tensor
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import triton_int8
-from quantvla_ros.kernels.fused_types import Quantized
+from quantvla_ros.kernels.fused_types import Norm, Quantized
+from quantvla_ros.kernels.gpu import launch_options
 from quantvla_ros.kernels.reference import SMALLEST
 from quantvla_ros.kernels.rows import Rows
 from quantvla_ros.kernels.triton_rows import _integers, _largest, _step
+from quantvla_ros.kernels.triton_start import begin
 
 LONGEST = 16384  # a row is held in registers
 LARGEST_BLOCK = 128  # of a rotation: larger ones do not fit into the shared memory
@@ -84,6 +87,45 @@ def _rotated(y, rotation_ptr, B: tl.constexpr, BLOCK: tl.constexpr, PRECISION: t
 
 
 @triton.jit
+def _joined(
+    sums_ptr,
+    row_scale_ptr,
+    w_scale_ptr,
+    w_bias_ptr,
+    residual_ptr,
+    gate_ptr,
+    row,
+    sources,
+    inside,
+    M,
+    WIDTH,
+    PARTS: tl.constexpr,
+    INTEGER: tl.constexpr,
+    SIXTEENTHS: tl.constexpr,
+    PLUS_BIAS: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    """A row of what `gemm_kernel` has left unfinished, finished as a product with a residual is."""
+    at = sums_ptr + row * WIDTH + sources
+    sums = tl.load(at, mask=inside, other=0)
+    for _ in tl.static_range(PARTS - 1):
+        at += M.to(tl.int64) * WIDTH
+        sums += tl.load(at, mask=inside, other=0)
+    y = sums.to(tl.float32)
+    if INTEGER:
+        if SIXTEENTHS:
+            y *= 0.0625  # the 16 of `_halves`; exact
+        y = y * tl.load(row_scale_ptr + row)
+        y = y * tl.load(w_scale_ptr + sources, mask=inside, other=0.0)
+    if PLUS_BIAS:
+        y += tl.load(w_bias_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+    if GATED:
+        y *= tl.load(gate_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+    residual = tl.load(residual_ptr + row * WIDTH + sources, mask=inside, other=0.0)
+    return y + residual.to(tl.float32)
+
+
+@triton.jit(do_not_specialize=['M'])
 def norm_kernel(
     x_ptr,
     weight_ptr,
@@ -95,10 +137,22 @@ def norm_kernel(
     step_ptr,
     y_ptr,
     scale_ptr,
+    sums_ptr,
+    row_scale_ptr,
+    w_scale_ptr,
+    w_bias_ptr,
+    residual_ptr,
+    gate_ptr,
     x_stride,
+    M,
     WIDTH,
     eps,
     offset,
+    PARTS: tl.constexpr,
+    INTEGER: tl.constexpr,
+    SIXTEENTHS: tl.constexpr,
+    PLUS_BIAS: tl.constexpr,
+    GATED: tl.constexpr,
     NORMED: tl.constexpr,
     CENTERED: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
@@ -114,13 +168,16 @@ def norm_kernel(
     B: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     """One program per row of x [M, WIDTH]: y [M, WIDTH] of its own type, or int8 with scale [M].
 
     The row is a tile of its blocks, [BLOCKS, BLOCK], which a rotation [B, B] multiplies at once;
     without a rotation it is one block of LONGEST columns at most. Not NORMED, the row is quantized
-    as it is.
+    as it is. With PARTS the row is first made, and stored in x, of the unfinished sums of a product
+    [PARTS, M, WIDTH] and a residual.
     """
+    begin(AHEAD)
     row = tl.program_id(0).to(tl.int64)
     inner = tl.arange(0, BLOCK)
     columns = tl.arange(0, BLOCKS)[:, None] * B + inner[None, :]
@@ -129,7 +186,15 @@ def norm_kernel(
         sources = tl.load(order_ptr + columns, mask=inside, other=0)
     else:
         sources = columns
-    x = tl.load(x_ptr + row * x_stride + sources, mask=inside, other=0.0).to(tl.float32)
+    if PARTS > 0:
+        x = _joined(
+            sums_ptr, row_scale_ptr, w_scale_ptr, w_bias_ptr, residual_ptr, gate_ptr, row, sources,
+            inside, M, WIDTH, PARTS, INTEGER, SIXTEENTHS, PLUS_BIAS, GATED,
+        ).to(x_ptr.dtype.element_ty)  # fmt: skip
+        tl.store(x_ptr + row * x_stride + sources, x, mask=inside)
+        x = tl.where(inside, x.to(tl.float32), 0.0)
+    else:
+        x = tl.load(x_ptr + row * x_stride + sources, mask=inside, other=0.0).to(tl.float32)
     if CENTERED:
         mean = tl.sum(tl.sum(x, axis=1), axis=0) / WIDTH
         x = tl.where(inside, x - mean, 0.0)
@@ -183,11 +248,13 @@ def norm_blocks_kernel(
     B: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     """`norm_kernel` with a rotation for each block, [WIDTH / B, B, B]; a program has ROWS rows.
 
     The rows are read from the cache again for each pass: mean, squares, maxima, integers.
     """
+    begin(AHEAD)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = rows < M
     inner = tl.arange(0, BLOCK)
@@ -273,6 +340,50 @@ def layer_norm(
     return _norm(x, weight, bias, eps, modulation, rows, out, centered=True)
 
 
+@dataclass(frozen=True, eq=False)
+class Unfinished:
+    """A product that `triton_gemm` has left as sums, and what finishes its rows.
+
+    Attributes:
+        sums: [parts, M, W] int32 or float32.
+        row_scale, scale: [M] and [W] float32 of integers; None: the sums are of floats.
+        sixteenths: the sums are 16 times what they are.
+        bias, gate: [W] or None.
+        residual: [M, W].
+    """
+
+    sums: Tensor
+    row_scale: Tensor | None
+    scale: Tensor | None
+    sixteenths: bool
+    bias: Tensor | None
+    gate: Tensor | None
+    residual: Tensor
+
+
+def joins(width: int, rows: Rows | None) -> bool:
+    """Whether `norm` can finish a product on its way."""
+    return width <= LONGEST and (
+        rows is None or rows.rotation is None or rows.rotation.dim() == 2
+    )
+
+
+def normed(x: Tensor, norm: Norm) -> Tensor | Quantized:
+    """`fused_reference.normed` in one kernel."""
+    return _norm(
+        x, norm.weight, norm.bias, norm.eps, norm.modulation, norm.rows, norm.out,
+        offset=norm.offset, centered=norm.centered,
+    )  # fmt: skip
+
+
+def finish(product: Unfinished, x: Tensor, norm: Norm) -> Tensor | Quantized:
+    """Finish a product into x [M, W], and norm that, in one kernel."""
+    return _norm(
+        x, norm.weight, norm.bias, norm.eps, norm.modulation, norm.rows, norm.out,
+        offset=norm.offset, centered=norm.centered, product=product,
+    )  # fmt: skip
+
+
 def quantize_rows(x: Tensor, rows: Rows) -> Quantized:
     """`fused_reference.quantize_rows`; x and errors as for `rms_norm`.
 
@@ -300,6 +411,7 @@ def _norm(
     offset: float = 0.0,
     centered: bool = False,
     normed: bool = True,
+    product: Unfinished | None = None,
 ) -> Tensor | Quantized:
     count, width = x.shape
     scale, shift = (None, None) if modulation is None else modulation
@@ -318,6 +430,7 @@ def _norm(
         'y_ptr': y,
         'scale_ptr': row_scale,
         'x_stride': x.stride(0),
+        'M': count,
         'WIDTH': width,
         'eps': eps,
         'offset': offset,
@@ -350,11 +463,11 @@ def _norm(
             size = _matrix_size(block)
             norm_blocks_kernel[(triton.cdiv(count, 16),)](
                 **arguments,
-                M=count,
                 B=block,
                 ROWS=16,
                 BLOCK=size,
                 num_warps=4 if size <= 64 else 8,
+                **launch_options(x.device),
             )
         else:
             rotated = arguments['rotation_ptr'] is not x
@@ -362,6 +475,7 @@ def _norm(
             high = _matrix_size(blocks) if rotated else 1
             norm_kernel[(count,)](
                 **arguments,
+                **_product(product, x),
                 NORMED=normed,
                 QUANTIZED=rows is not None,
                 ROTATED=rotated,
@@ -369,10 +483,36 @@ def _norm(
                 BLOCKS=high,
                 BLOCK=size,
                 num_warps=4 if size * high <= 4096 else 8,
+                **launch_options(x.device),
             )
     if rows is None:
         return y
     return out if isinstance(out, Quantized) else Quantized(y, row_scale, x.dtype)
+
+
+def _product(product: Unfinished | None, x: Tensor) -> dict[str, Any]:
+    """The kernel's arguments for what is to be finished first."""
+    names = ('sums', 'row_scale', 'w_scale', 'w_bias', 'residual', 'gate')
+    if product is None:
+        switches = ('PARTS', 'INTEGER', 'SIXTEENTHS', 'PLUS_BIAS', 'GATED')
+        return {f'{name}_ptr': x for name in names} | dict.fromkeys(switches, 0)
+    tensors = (
+        product.sums, product.row_scale, product.scale, product.bias, product.residual,
+        product.gate,
+    )  # fmt: skip
+    # An absent one is never read.
+    found: dict[str, Any] = {
+        f'{name}_ptr': x if tensor is None else tensor
+        for name, tensor in zip(names, tensors, strict=True)
+    }
+    found.update(
+        PARTS=product.sums.shape[0],
+        INTEGER=product.scale is not None,
+        SIXTEENTHS=product.sixteenths,
+        PLUS_BIAS=product.bias is not None,
+        GATED=product.gate is not None,
+    )
+    return found
 
 
 def _check(x: Tensor, vectors: dict[str, Tensor | None], rows: Rows | None) -> None:
