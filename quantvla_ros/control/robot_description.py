@@ -117,7 +117,7 @@ def moveit_limits(path: str | Path, units: dict[str, str]) -> dict[str, JointLim
         }
         lower, upper = found['position'] or (-math.inf, math.inf)
         velocity, acceleration, jerk = (
-            found[kind][0] if found[kind] else None
+            numbers[0] if (numbers := found[kind]) else None
             for kind in ('velocity', 'acceleration', 'jerk')
         )
         limits[name] = JointLimit(

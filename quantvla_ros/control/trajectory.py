@@ -155,6 +155,29 @@ def hold(
     )
 
 
+def stop_time(
+    joints: tuple[str, ...],
+    velocity: np.ndarray,
+    limits: Mapping[str, JointLimit],
+    *,
+    shortest: float,
+) -> float:
+    """Seconds that a hold from this motion takes: as long as the slowest joint to brake needs.
+
+    Args:
+        joints: names of the columns.
+        velocity: [joints] rad/s or m/s.
+        limits: by joint name; a joint without one for acceleration brakes within `shortest`.
+        shortest: s that it takes at least.
+    """
+    needed = [
+        min(abs(float(speed)), limits[name].velocity) / allowed
+        for name, speed in zip(joints, velocity, strict=True)
+        if (allowed := limits[name].acceleration) is not None
+    ]
+    return max([shortest, *needed])
+
+
 def sample(trajectory: Trajectory, instant: int) -> np.ndarray:
     """[joints] positions at `instant` ns, as a controller's cubic between points would give them.
 
@@ -189,6 +212,36 @@ def peak_speeds(trajectory: Trajectory) -> np.ndarray:
     s = np.where(inside, s, 0.0)
     middle = np.abs(v0 + s * (b + s * a))
     return np.maximum(np.maximum(np.abs(v0), np.abs(v1)), middle)
+
+
+def accelerations(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
+    """[points - 1, joints] twice: acceleration of the cubic after each point and before the next.
+
+    In between it changes evenly, so it is largest at one of the two.
+    """
+    span = np.diff(trajectory.times)[:, np.newaxis]
+    mean = np.diff(trajectory.positions, axis=0) / span
+    v0, v1 = trajectory.velocities[:-1], trajectory.velocities[1:]
+    return (6.0 * mean - 4.0 * v0 - 2.0 * v1) / span, (2.0 * v0 + 4.0 * v1 - 6.0 * mean) / span
+
+
+def turning_points(trajectory: Trajectory) -> np.ndarray:
+    """[2 (points - 1), joints] where the cubics turn between two points; their start else."""
+    span = np.diff(trajectory.times)[:, np.newaxis]
+    p0 = trajectory.positions[:-1]
+    rise = np.diff(trajectory.positions, axis=0)
+    v0, v1 = trajectory.velocities[:-1] * span, trajectory.velocities[1:] * span
+    # The speed over s in [0, 1] is v0 + 2 b s + 3 a s^2.
+    a, b = v0 + v1 - 2.0 * rise, 3.0 * rise - 2.0 * v0 - v1
+    root = np.sqrt(np.maximum(b * b - 3.0 * a * v0, 0.0))
+    # Roots of a quadratic without the loss of digits where a is small.
+    q = -(b + np.copysign(root, b))
+    found = []
+    with np.errstate(divide='ignore', invalid='ignore'):
+        for s in (q / (3.0 * a), v0 / q):
+            s = np.where(np.isfinite(s) & (s > 0.0) & (s < 1.0), s, 0.0)
+            found.append(p0 + s * (v0 + s * (b + s * a)))
+    return np.concatenate(found)
 
 
 def _velocities(times: np.ndarray, positions: np.ndarray) -> np.ndarray:
