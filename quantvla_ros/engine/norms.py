@@ -1,0 +1,79 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A network's norms as the fused operations read them, alone and behind a product.
+
+Knows norm modules and operations; knows nothing of any one architecture. A norm gives integers
+where the layer that reads it wants them: that is decided by the reader, not by the norm.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, float32, nn
+
+from quantvla_ros.engine.weights import WeightLoader
+from quantvla_ros.errors import BackendError
+from quantvla_ros.kernels import fused
+from quantvla_ros.kernels.fused_types import Quantized, Weight, rows_of
+from quantvla_ros.models.layers import RMSNorm
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedNorm:
+    """A layer norm (`centered`) or an RMS norm.
+
+    Attributes:
+        weight, bias: [width] float32 or None.
+        offset: added to an RMS norm's weight.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+    offset: float = 0.0
+    centered: bool = False
+
+
+def load_norm(load: WeightLoader, norm: Any) -> LoadedNorm:
+    """A norm's numbers on the device, float32.
+
+    Raises:
+        BackendError: a kind that the operations do not have.
+    """
+    kinds = {nn.LayerNorm: (0.0, True), nn.RMSNorm: (0.0, False), RMSNorm: (1.0, False)}
+    if type(norm) not in kinds:
+        known = ', '.join(sorted({kind.__name__ for kind in kinds}))
+        raise BackendError(f'engine: expected a norm ({known}), found {type(norm).__name__}')
+    offset, centered = kinds[type(norm)]
+    weight, bias = (
+        None if tensor is None else load.tensor(tensor, float32)
+        for tensor in (norm.weight, getattr(norm, 'bias', None))
+    )
+    return LoadedNorm(weight, bias, norm.eps, offset, centered)
+
+
+def normed(
+    x: Tensor, norm: LoadedNorm, reader: Weight | None, out: Tensor | None = None
+) -> Tensor | Quantized:
+    """[M, width] normed as `reader` reads it; None: as a tensor, to `out` if there is one."""
+    rows = None if reader is None else rows_of(reader)
+    if norm.centered:
+        return fused.layer_norm(x, norm.weight, norm.bias, eps=norm.eps, rows=rows, out=out)
+    return fused.rms_norm(x, norm.weight, eps=norm.eps, offset=norm.offset, rows=rows, out=out)
+
+
+def linear_normed(
+    y: Tensor | Quantized,
+    weight: Weight,
+    x: Tensor,
+    norm: LoadedNorm,
+    reader: Weight | None,
+    out: Tensor | None = None,
+) -> Tensor | Quantized:
+    """The residual stream x [M, width] gets `y W^T + b`, in place; what the next norm makes of it.
+
+    Args:
+        norm, reader, out: as `normed` takes them.
+    """
+    return normed(fused.linear(y, weight, residual=x, out=x), norm, reader, out)

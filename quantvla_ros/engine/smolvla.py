@@ -1,0 +1,417 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""SmolVLA's forward pass on the fused operations: pictures, prompt and state to actions.
+
+Knows the network's parts and the operations; knows nothing of checkpoints, prompts or graphs. It
+means what `models.smolvla` means, for one observation, written for few kernels: the time's share of
+the action tokens is a bias of each step, what the cross layers read is projected once for an
+observation, the Euler step is the epilogue of the last product, and every buffer has its place
+before the first run.
+
+The prefix lies as state, pictures, prompt: the state, which alone sees itself, is then one row at a
+known place, and the keys in use are the first ones, however long the prompt is. Where the expert
+attends to its own tokens too, their keys follow the prompt's last token.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantvla_ros.engine.norms import LoadedNorm, linear_normed, load_norm, normed
+from quantvla_ros.engine.siglip import SiglipForward, SiglipWeights
+from quantvla_ros.engine.staging import Fetched, Staged
+from quantvla_ros.engine.weights import WeightLoader
+from quantvla_ros.errors import BackendError
+from quantvla_ros.kernels import fused
+from quantvla_ros.kernels.fused_types import FloatWeight, Quantized, Stacked, Weight
+from quantvla_ros.models.layers import rotary_table
+from quantvla_ros.models.prefix import ROTARY_THETA
+from quantvla_ros.models.smolvla import SmolVLA
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A layer of the language model, or of the expert at one denoising step.
+
+    Attributes:
+        inputs: of the attention: queries, keys, values; in a cross layer queries only.
+    """
+
+    before_attention: LoadedNorm
+    inputs: Weight
+    output: Weight
+    before_mlp: LoadedNorm
+    gate_up: Weight
+    down: Weight
+
+
+@dataclass(frozen=True, eq=False)
+class _LastLayer:
+    """The language model's last layer, of which nothing but keys and values is read."""
+
+    before_attention: LoadedNorm
+    inputs: Weight
+
+
+@dataclass(frozen=True, eq=False)
+class _Crossing:
+    """What makes a cross layer's keys and values of the prefix's own."""
+
+    keys: Weight
+    values: Weight
+
+
+class SmolVLAWeights:
+    """A network's weights as the forward pass reads them; shared by all of its shapes.
+
+    Attributes:
+        config: sizes of the network.
+        device, dtype: of the activations.
+        embed_tokens: the network's own embedding, where the network is.
+    """
+
+    @torch.no_grad()
+    def __init__(self, network: SmolVLA, device: torch.device, dtype: torch.dtype) -> None:
+        """The network may be on another device; it is not changed, its embedding is kept."""
+        self.config, self.device, self.dtype = network.config, device, dtype
+        config, expert = network.config, network.expert
+        load = WeightLoader(device, dtype)
+        self.vision = SiglipWeights(load, network.vision, config.vision)
+        self.after_vision = load_norm(load, network.vision.post_layernorm)
+        self.connector = load.weight(network.connector.modality_projection.get_submodule('proj'))
+        self.embed_tokens = network.backbone.embed_tokens
+        layers = network.backbone.layers
+        self.prefix = tuple(_layers(load, layer, 1)[0] for layer in layers[:-1])
+        last = layers[-1].self_attn
+        self.last = _LastLayer(
+            load_norm(load, layers[-1].input_layernorm), load.weight(last.k_proj, last.v_proj)
+        )
+        self.crossings = tuple(
+            _crossing(load, layer.self_attn, config.steps) if layer.crosses else None
+            for layer in expert.layers
+        )
+        by_layer = [
+            _layers(load, layer, config.steps, crosses=layer.crosses) for layer in expert.layers
+        ]
+        self.expert = tuple(zip(*by_layer, strict=True))  # by step, then by layer
+        self.after_expert = load_norm(load, expert.norm)
+        # States and actions stay float32, as in the network.
+        wide = torch.float32
+        self.state = load.weight(network.state_proj, dtype=wide)
+        self.actions_in = _actions_in(load, network)
+        self.time_out = load.weight(network.action_time_mlp_out, dtype=wide)
+        self.action_out = load.weight(network.action_out_proj, dtype=wide)
+
+
+class SmolVLAForward:
+    """The forward pass for so many pictures and prompts up to so many tokens.
+
+    `set_inputs`, then `run`, which reads and writes only buffers of this object, with operations
+    that do not depend on what is in them: it can be captured in a graph. Not thread-safe.
+
+    Attributes:
+        images: [views, 3, image, image] float32 in [-1, 1].
+        text: [prompt, width] embeddings of the prompt's tokens, scaled; any number beyond them.
+        state: [1, state_dim] float32, normalised.
+        counts: [3] int32, tokens of the prefix without the state, with it, and with the actions.
+        noise, actions: [chunk, action_dim] float32, what the flow starts from and ends at.
+    """
+
+    def __init__(self, weights: SmolVLAWeights, views: int, prompt: int) -> None:
+        if views < 1 or prompt < 1:
+            raise BackendError(
+                f'engine: expected at least a picture and a token, found {views} and {prompt}'
+            )
+        self.weights, self.views, self.prompt = weights, views, prompt
+        config, device = weights.config, weights.device
+        vision, stack, expert, chunk = config.vision, config.text, config.expert, config.chunk
+        self.pictures = views * vision.tokens // config.shuffle**2
+        self.longest = 1 + self.pictures + prompt
+        whole = self.longest + chunk
+
+        def buffer(*shape: int, dtype: torch.dtype = weights.dtype) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self._vision = SiglipForward(weights.vision, views)
+        self.images = self._vision.images
+        blocks, side = vision.image // vision.patch // config.shuffle, config.shuffle
+        self._squares = buffer(views, blocks, blocks, side, side, vision.width)
+        self.text = buffer(prompt, stack.width)
+        self.state = buffer(1, config.state_dim, dtype=torch.float32)
+        self.counts = buffer(3, dtype=torch.int32)
+        self.noise = buffer(chunk, config.action_dim, dtype=torch.float32)
+        self.actions = torch.zeros_like(self.noise)
+        # The connector's product is scaled in its epilogue, as a gate on nothing.
+        self._nothing = buffer(self.pictures, stack.width)
+        self._scale = torch.full_like(self._nothing[0], stack.width**0.5, dtype=torch.float32)
+        self._prefix = buffer(self.longest, stack.width)
+        self._seen = buffer(self.longest, stack.heads * stack.head_dim)
+        heads = (expert.kv_heads, expert.head_dim)  # the prefix's are as many and as large
+        self._keys, self._values = (buffer(stack.depth, whole, *heads) for _ in range(2))
+        self._crossed_keys, self._crossed_values = (
+            buffer(expert.depth, self.longest, *heads) for _ in range(2)
+        )
+        self._own_keys, self._own_values = (buffer(chunk, *heads) for _ in range(2))
+        self._no_keys = self._own_keys[:, :0]
+        self._queries = buffer(whole, expert.heads, expert.head_dim)
+        self._tokens = buffer(chunk, expert.width)
+        self._features_buffer = torch.zeros_like(self._tokens, dtype=torch.float32)
+        self._euler = torch.full_like(self.noise[0], -1.0 / config.steps)
+        self._set_up_positions()
+        inputs = {
+            name: getattr(self, name) for name in ('images', 'text', 'state', 'counts', 'noise')
+        }
+        self._staged = {name: Staged(tensor) for name, tensor in inputs.items()}
+        self._fetched = Fetched(self.actions)
+        self.set_length(prompt)
+
+    def _set_up_positions(self) -> None:
+        """Of the rows state, pictures, prompt, actions: a start, moved by counts[0] or not."""
+        weights, longest = self.weights, self.longest
+        config, device = weights.config, weights.device
+        whole = longest + config.chunk
+        rows = torch.arange(whole, device=device)
+        before, after = rows == 0, rows >= longest
+        self._starts = torch.where(after, rows - longest + 1, rows - 1) + before.long()
+        self._moved = (before | after).long()
+        self._places = torch.zeros_like(rows)
+        table = rotary_table(rows[None], config.text.head_dim, ROTARY_THETA)
+        self._cos_table, self._sin_table = (t[0, 0].contiguous() for t in table)
+        self._cos, self._sin = torch.zeros_like(self._cos_table), torch.zeros_like(self._sin_table)
+
+    def set_inputs(
+        self, images: Sequence[Tensor], tokens: Tensor, state: Tensor, noise: Tensor
+    ) -> None:
+        """Copy an observation's inputs to their buffers; they may be on the host.
+
+        Args:
+            images: of each view [3, image, image] in [-1, 1].
+            tokens: [T] ids of the prompt, without padding.
+            state: [1, state_dim], normalised.
+            noise: [chunk, action_dim], standard normal.
+        Raises:
+            BackendError: other numbers of pictures, or a longer prompt, than this forward is for.
+        """
+        if len(images) != self.views:
+            raise BackendError(f'engine: expected {self.views} pictures, found {len(images)}')
+        self._staged['images'].write(images)
+        self.set_prompt(tokens)
+        self._staged['state'].write(state)
+        self._staged['noise'].write(noise)
+
+    @torch.no_grad()
+    def set_prompt(self, tokens: Tensor) -> None:
+        """Embed a prompt's tokens [T] where the embedding is, and copy them to their buffer."""
+        embedding = self.weights.embed_tokens
+        if tokens.dim() != 1 or not 1 <= tokens.numel() <= self.prompt:
+            raise BackendError(
+                f'engine: expected 1 to {self.prompt} tokens, found {list(tokens.shape)}'
+            )
+        rows = embedding(tokens.to(embedding.weight.device))
+        self._staged['text'].write(rows * rows.shape[-1] ** 0.5)
+        self.set_length(len(rows))
+
+    def set_length(self, tokens: int) -> None:
+        """How many rows of `text` are the prompt."""
+        before = self.pictures + tokens
+        whole = before + 1
+        counts = [before, whole, whole + self.weights.config.chunk]
+        self._staged['counts'].write(torch.tensor(counts, dtype=torch.int32))
+
+    def result(self) -> Tensor:
+        """Wait for the actions: [chunk, action_dim] float32 on the host."""
+        return self._fetched.read()
+
+    def run(self) -> Tensor:
+        """Everything: `actions` from `images`, `text`, `state`, `counts` and `noise`."""
+        self.encode()
+        return self.integrate()
+
+    def encode(self) -> None:
+        """Pictures, prompt and state to the keys and values that the expert reads."""
+        self.see()
+        self.read()
+
+    def see(self) -> None:
+        """Pictures, prompt and state to the prefix's embeddings."""
+        weights, pictures = self.weights, 1 + self.pictures
+        features = normed(self._vision.run(), weights.after_vision, None)
+        assert isinstance(features, Tensor)
+        views, blocks, _, side, _, _ = self._squares.shape
+        # [views, block row, row, block column, column, width]: a square's patches become one row
+        grid = features.unflatten(0, (views, blocks, side, blocks, side))
+        self._squares.copy_(grid.transpose(2, 3))
+        fused.linear(
+            self._squares.flatten(3).flatten(0, 2), weights.connector,
+            residual=self._nothing, gate=self._scale, out=self._prefix[1:pictures],
+        )  # fmt: skip
+        fused.linear(self.state, weights.state, out=self._prefix[:1])
+        self._prefix[pictures:].copy_(self.text)
+
+    def read(self) -> None:
+        """The prefix's embeddings to keys and values, layer by layer; embeddings are used up."""
+        weights, stack, x = self.weights, self.weights.config.text, self._prefix
+        torch.add(self._starts, self._moved * self.counts[0], out=self._places)
+        torch.index_select(self._cos_table, 0, self._places, out=self._cos)
+        torch.index_select(self._sin_table, 0, self._places, out=self._sin)
+        rotary = (self._cos[: self.longest], self._sin[: self.longest])
+        size, kv_heads = stack.head_dim, stack.kv_heads
+        layers: list[_Layer | _LastLayer] = [*weights.prefix, weights.last]
+        y = normed(x, layers[0].before_attention, layers[0].inputs)
+        for index, layer in enumerate(layers):
+            keys, values = self._keys[index], self._values[index]
+            heads = stack.heads if isinstance(layer, _Layer) else 0
+            query = fused.attention_inputs(
+                y, layer.inputs, rotary, heads, kv_heads, size, keys, values, 0
+            )
+            self._cross(index)
+            if isinstance(layer, _LastLayer):
+                return
+            self._attend(query, keys[: self.longest], values[: self.longest])
+            y = linear_normed(self._seen, layer.output, x, layer.before_mlp, layer.gate_up)
+            y = fused.gated_linear(y, layer.gate_up, activation='silu')
+            following = layers[index + 1]
+            y = linear_normed(y, layer.down, x, following.before_attention, following.inputs)
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Mix the prefix's values to `_seen`: the state sees all, the others all but the state."""
+        scale = query.shape[-1] ** -0.5
+        before, whole, _ = self.counts
+        seen = self._seen
+        fused.attention(query[:1], keys, values, count=whole, scale=scale, out=seen[:1])
+        fused.attention(
+            query[1:], keys[1:], values[1:], count=before, scale=scale, out=seen[1:]
+        )
+
+    def _cross(self, index: int) -> None:
+        """The keys and values of a layer of the prefix as the expert's layer reads them."""
+        crossing = self.weights.crossings[index]
+        if crossing is None:
+            return
+        for weight, source, made in (
+            (crossing.keys, self._keys, self._crossed_keys),
+            (crossing.values, self._values, self._crossed_values),
+        ):
+            rows = source[index, : self.longest].flatten(1)
+            fused.linear(rows, weight, out=made[index].flatten(1))
+
+    def integrate(self) -> Tensor:
+        """`noise` to `actions` by all denoising steps, on the keys and values of `encode`."""
+        x = self.noise
+        for step in range(len(self.weights.expert)):
+            features = self._features(step, x)
+            x = fused.linear(
+                features, self.weights.action_out, residual=x, gate=self._euler, out=self.actions
+            )
+        return x
+
+    def velocity(self, step: int, x: Tensor) -> Tensor:
+        """The flow's velocity at [chunk, action_dim] noisy actions, float32; for comparisons."""
+        features = self._features(step, x)
+        return fused.linear(features, self.weights.action_out, out=torch.empty_like(x))
+
+    def _features(self, step: int, x: Tensor) -> Tensor | Quantized:
+        """What the expert makes of noisy actions [chunk, action_dim]: [chunk, width]."""
+        weights, layers = self.weights, self.weights.expert[step]
+        hidden = fused.linear(x, weights.actions_in[step], activation='silu')
+        tokens = fused.linear(hidden, weights.time_out, out=self._tokens)
+        y = normed(tokens, layers[0].before_attention, layers[0].inputs)
+        for index, layer in enumerate(layers):
+            if weights.crossings[index] is None:
+                y = self._attend_to_all(index, layer.inputs, y)
+            else:
+                y = self._attend_to_prefix(index, layer.inputs, y)
+            y = linear_normed(y, layer.output, tokens, layer.before_mlp, layer.gate_up)
+            y = fused.gated_linear(y, layer.gate_up, activation='silu')
+            if index + 1 < len(layers):
+                norm, reader = layers[index + 1].before_attention, layers[index + 1].inputs
+                y = linear_normed(y, layer.down, tokens, norm, reader)
+        # The last product is in float32, as the network's: the norm writes what that reads.
+        return linear_normed(
+            y, layers[-1].down, tokens, weights.after_expert, None, self._features_buffer
+        )
+
+    def _attend_to_prefix(self, index: int, inputs: Weight, y: Tensor | Quantized) -> Tensor:
+        """A cross layer: its tokens' positions count from 0."""
+        expert, chunk = self.weights.config.expert, self.weights.config.chunk
+        size, none = expert.head_dim, self._no_keys
+        rotary = (self._cos_table[:chunk], self._sin_table[:chunk])
+        query = fused.attention_inputs(y, inputs, rotary, expert.heads, 0, size, none, none, 0)
+        keys, values = self._crossed_keys[index], self._crossed_values[index]
+        return fused.attention(query, keys, values, count=self.counts[1], scale=size**-0.5)
+
+    def _attend_to_all(self, index: int, inputs: Weight, y: Tensor | Quantized) -> Tensor:
+        """The prefix, and of the action tokens those before and itself.
+
+        Query i sees the first counts[1] + i + 1 keys: it has to be row counts[1] + i of a causal
+        attention. What the rows before it give is not read.
+        """
+        expert, places = self.weights.config.expert, self._places[self.longest :]
+        heads, kv_heads, size = expert.heads, expert.kv_heads, expert.head_dim
+        keys, values = self._keys[index], self._values[index]
+        rotary = (self._cos[self.longest :], self._sin[self.longest :])
+        if _one_matrix(inputs):
+            first: Any = self.counts[1]
+            query = fused.attention_inputs(
+                y, inputs, rotary, heads, kv_heads, size, keys, values, first
+            )
+        else:  # put together of several kernels, which do not take a place from the device
+            own = self._own_keys, self._own_values
+            query = fused.attention_inputs(y, inputs, rotary, heads, kv_heads, size, *own, 0)
+            keys.index_copy_(0, places, own[0])
+            values.index_copy_(0, places, own[1])
+        self._queries.index_copy_(0, places, query)
+        # Not even a hidden key may be what another inference left: nothing times NaN is NaN.
+        mixed = fused.attention(
+            self._queries, keys, values, count=self.counts[2], causal=True, scale=size**-0.5
+        )
+        return mixed.index_select(0, places)
+
+
+def _one_matrix(weight: Weight) -> bool:
+    return not isinstance(weight, Stacked) and getattr(weight, 'turn', None) is None
+
+
+def _layers(
+    load: WeightLoader, layer: Any, steps: int, *, crosses: bool = False
+) -> tuple[_Layer, ...]:
+    """One layer of either stack, for each denoising step."""
+    attention, mlp = layer.self_attn, layer.mlp
+    names = 'q' if crosses else 'qkv'
+    before_attention = load_norm(load, layer.input_layernorm)
+    before_mlp = load_norm(load, layer.post_attention_layernorm)
+    parts = zip(
+        load.by_step(steps, *(getattr(attention, f'{name}_proj') for name in names)),
+        load.by_step(steps, attention.o_proj),
+        load.by_step(steps, mlp.gate_proj, mlp.up_proj, interleaved=True),
+        load.by_step(steps, mlp.down_proj),
+        strict=True,
+    )
+    return tuple(
+        _Layer(before_attention, inputs, output, before_mlp, gate_up, down)
+        for inputs, output, gate_up, down in parts
+    )
+
+
+def _crossing(load: WeightLoader, attention: nn.Module, steps: int) -> _Crossing:
+    """Layers that run once for all steps run as in the first."""
+    keys, values = (
+        load.by_step(steps, attention.get_submodule(f'{name}_proj'))[0] for name in 'kv'
+    )
+    return _Crossing(keys, values)
+
+
+def _actions_in(load: WeightLoader, network: SmolVLA) -> tuple[FloatWeight, ...]:
+    """Actions to the hidden layer of the action tokens, one product for two, by step.
+
+    Between the two there is no activation, and the time's share is a bias.
+    """
+    first, last = network.action_in_proj, network.action_time_mlp_in
+    mixing = last.weight[:, : first.out_features].double()
+    weight = load.tensor(mixing @ first.weight.double(), torch.float32)
+    biases = network.instants().double() + mixing @ first.bias.double()
+    return tuple(FloatWeight(weight, load.tensor(bias, torch.float32)) for bias in biases)
