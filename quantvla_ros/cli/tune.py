@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--precision', default='bf16,w8a8,w4a8', metavar='LIST',
         help='any of bf16, w8a8, w4a8, paper-w4a8 (default bf16,w8a8,w4a8)',
     )
+    parser.add_argument(
+        '--only', metavar='LIST', help='parts of names, as --list shows them: expert,gate+up'
+    )
     parser.add_argument('--device', default='cuda', help='cuda (default) or cuda:N')
     parser.add_argument(
         '--again', action='store_true', help='measure also what is in the table already'
@@ -124,6 +127,15 @@ def _products(args: argparse.Namespace) -> dict[Any, list[str]]:
                         names = found.setdefault(one.of(precision), [])
                         if one.name not in names:
                             names.append(one.name)
+    if args.only is None:
+        return found
+    wanted = args.only.split(',')
+    found = {
+        product: names for product, names in found.items()
+        if any(part in name for name in names for part in wanted)
+    }  # fmt: skip
+    if not found:
+        raise BackendError(f'--only: expected parts of names that --list shows, found {args.only}')
     return found
 
 
