@@ -3,21 +3,28 @@
 """Our engine as a row of a benchmark. Knows engines and what `running` asks of them, no clocks."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from quantvla_ros.bench.running import Part
+from quantvla_ros.bench.running import Part, Running
 from quantvla_ros.engine.graph import Captured
+from quantvla_ros.engine.groot import GrootForward, GrootWeights
 from quantvla_ros.engine.pi05 import PI05Forward, PI05Weights
+from quantvla_ros.models.groot_n15 import GrootN15
 from quantvla_ros.models.pi05 import PI05
 
 
 def without_engine(network: Any, device: torch.device) -> str | None:
     """Why a network has none."""
-    return None if isinstance(network, PI05) else 'there is no engine for this architecture yet'
+    return None if type(network) in _ENGINES else 'there is no engine for this architecture yet'
+
+
+def start_engine(network: Any, inputs: Any, noise: Tensor) -> Running:
+    """The network's engine; the network is moved to the host: a device holds the engine only."""
+    return _ENGINES[type(network)](network, inputs, noise)
 
 
 class PI05Engine:
@@ -55,3 +62,51 @@ class PI05Engine:
         )
         # Reading uses up what seeing gave.
         return {'vision': Part(see), 'prefix': Part(read, see), 'head': Part(integrate)}
+
+
+class GrootEngine:
+    """GR00T N1.5 on the fused operations, in one CUDA graph where there is a GPU."""
+
+    def __init__(self, network: GrootN15, inputs: Any, noise: Tensor) -> None:
+        """The network is moved to the host: a device holds the engine's weights only."""
+        self._device = noise.device
+        dtype = network.backbone.language.embed_tokens.weight.dtype
+        robot = int(inputs.embodiment_id[0])
+        weights = GrootWeights(network.cpu(), self._device, dtype, robot)
+        words = int((inputs.input_ids != network.config.image_token).sum())
+        self._forward = GrootForward(weights, len(inputs.pixel_values), words)
+        self.load(inputs, noise)
+        self._run = Captured(self._forward.run, self._device)
+
+    def load(self, inputs: Any, noise: Tensor) -> None:
+        """As `Running`."""
+        self._forward.set_inputs(
+            inputs.pixel_values, inputs.input_ids[0], inputs.state[0], noise[0]
+        )
+
+    def run(self) -> Tensor:
+        """As `Running`."""
+        self._run()
+        return self._forward.actions[None]
+
+    @torch.no_grad()
+    def first_velocity(self) -> Tensor:
+        """As `Running`."""
+        return self._forward.velocity(0, self._forward.noise)[None]
+
+    def parts(self) -> Mapping[str, Part]:
+        """As `Running`; the head refines the features, as the network's does."""
+        forward = self._forward
+
+        def head() -> None:
+            forward.refine()
+            forward.integrate()
+
+        calls = {'vision': forward.see, 'prefix': forward.read, 'head': head}
+        return {name: Part(Captured(call, self._device)) for name, call in calls.items()}
+
+
+_ENGINES: Mapping[type, Callable[[Any, Any, Tensor], Running]] = {
+    PI05: PI05Engine,
+    GrootN15: GrootEngine,
+}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from quantvla_ros.bench.engines import PI05Engine, without_engine
+from quantvla_ros.bench.engines import start_engine, without_engine
 from quantvla_ros.bench.running import Plain, System, capture, compiled
 from quantvla_ros.quantization.linear import QuantizedLinear
 
@@ -45,7 +45,7 @@ SYSTEMS: dict[str, System] = {
             # Each part would take the compiler minutes more.
             lambda network, inputs, noise: Plain(network, inputs, noise, compiled, by_parts=False),
         ),
-        System('engine', 'our engine', without_engine, PI05Engine),
+        System('engine', 'our engine', without_engine, start_engine),
     )
 }
 BASELINES = ('eager', 'cudagraph', 'compile')

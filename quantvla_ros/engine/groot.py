@@ -91,7 +91,7 @@ class GrootForward:
         self._fetched = Fetched(self.actions)
 
     def set_inputs(
-        self, images: Sequence[Tensor], tokens: Tensor, state: Tensor, noise: Tensor
+        self, images: Tensor | Sequence[Tensor], tokens: Tensor, state: Tensor, noise: Tensor
     ) -> None:
         """Copy an observation's inputs to their buffers; they may be on the host.
 
