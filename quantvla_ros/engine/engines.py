@@ -36,7 +36,7 @@ class Forward(Protocol):
     def set_inputs(self, *inputs: Any) -> None:
         """Copy an observation's inputs to their buffers without waiting for the device.
 
-        The last one is the noise, which is handed to `Staged.write` as it comes.
+        The last one is the noise, [chunk, action_dim] float32.
         """
 
     def run(self) -> Tensor:

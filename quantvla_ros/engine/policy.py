@@ -2,57 +2,46 @@
 # SPDX-License-Identifier: Apache-2.0
 """A policy ready to run: observation in, chunk of actions out.
 
-Knows the network, its processor and where they run; knows nothing of ROS, robots or controllers.
+Knows the processor, what runs the network (see `runners`, `engine`), and which of those to take;
+knows nothing of ROS, robots or controllers.
 """
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from quantvla_ros.errors import BackendError, CheckpointError
+from quantvla_ros.engine.engine import (
+    Engine,
+    PackedNetwork,
+    Reader,
+    own_embeddings,
+    shapes_for,
+)
+from quantvla_ros.engine.engines import ENGINES
+from quantvla_ros.engine.runners import Plain, Runner, draw_noise
+from quantvla_ros.engine.running import PLAIN, Running
+from quantvla_ros.engine.sources import (
+    PRECISIONS,
+    PolicyInfo,
+    Source,
+    open_source,
+    stored_bytes,
+)
+from quantvla_ros.engine.tuning import tiles_in_use
+from quantvla_ros.engine.ways import AUTO, Way, device_named, unavailable, ways, without_device
+from quantvla_ros.errors import BackendError
 from quantvla_ros.models.architecture import Processor
-from quantvla_ros.models.architectures import architecture_of, load_processor
-from quantvla_ros.models.checkpoint import load_model, read_config
-from quantvla_ros.models.network import Network, act
-from quantvla_ros.models.tree import alike, join
 from quantvla_ros.observation.types import Observation
-from quantvla_ros.quantization.artifact import MANIFEST, load_artifact
 
-PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
+__all__ = ['PRECISIONS', 'Policy', 'PolicyInfo', 'check_device', 'load_policy', 'stored_bytes']
 
-
-@dataclass(frozen=True)
-class PolicyInfo:
-    """What a policy is and what it wants of a robot.
-
-    Attributes:
-        artifact_id: short hash of a quantized artifact, or 'float:NAME' of a checkpoint.
-        precision: 'float32', 'bfloat16' or the recipe's scheme, as 'w8a8'.
-        slots: image features in the network's order.
-        state_names, action_names: None where the file does not say (public checkpoints).
-        control_period: s between actions of a chunk, None where the file does not say.
-        execute_steps: actions to run of each chunk before the next, as trained or configured.
-        weight_bytes: of this policy's parameters and buffers.
-        float_bytes: of the float policy it stands for, in the checkpoint's own dtype.
-    """
-
-    artifact_id: str
-    model: str
-    precision: str
-    slots: tuple[str, ...]
-    state_size: int
-    action_size: int
-    chunk_size: int
-    execute_steps: int
-    weight_bytes: int
-    float_bytes: int
-    state_names: tuple[str, ...] | None = None
-    action_names: tuple[str, ...] | None = None
-    control_period: float | None = None
+_HOST = torch.device('cpu')
 
 
 class Policy:
@@ -62,13 +51,22 @@ class Policy:
 
     Attributes:
         info: what it is.
+        running: how it runs.
         device: where it runs.
+        processor: what surrounds the network.
+        runner: what runs the network.
     """
 
     def __init__(
-        self, model: Network, processor: Processor, info: PolicyInfo, device: torch.device
+        self,
+        runner: Runner,
+        processor: Processor,
+        info: PolicyInfo,
+        running: Running,
+        device: torch.device,
     ) -> None:
-        self.model, self.processor, self.info, self.device = model, processor, info, device
+        self.runner, self.processor, self.info = runner, processor, info
+        self.running, self.device = running, device
 
     @torch.no_grad()
     def infer(self, observation: Observation, *, seed: int | None = None) -> np.ndarray:
@@ -83,11 +81,10 @@ class Policy:
             times (i + 1) after the observation. May hold NaN if the network does: the caller's
             guard decides.
         Raises:
-            ObservationError: the observation does not fit the policy.
+            ObservationError: the observation does not fit the policy, or its pictures and prompt
+                not what the engine was prepared for.
         """
-        inputs = self.processor.inputs(observation, self.device)
-        raw = act(self.model, inputs, self.noise(seed))
-        return self.processor.actions(raw, observation.state)
+        return self.processor.actions(self.runner.act(observation, seed), observation.state)
 
     @torch.no_grad()
     def infer_many(
@@ -95,50 +92,55 @@ class Policy:
     ) -> np.ndarray:
         """As `infer` for many observations at once; for simulation, where throughput counts.
 
-        Those whose inputs have the same shapes (the same cameras, prompts of one length) run as one
-        batch: not every network can tell padding from words. Equal to `infer` up to rounding.
+        The plain network takes them in batches, equal to `infer` up to rounding.
 
         Returns:
             [observations, chunk, action] float32.
         """
-        parts = [self.processor.inputs(observation, self.device) for observation in observations]
-        chunks: dict[int, np.ndarray] = {}
-        for places in alike(parts):
-            noise = torch.cat([self.noise(seeds[place]) for place in places])
-            raw = act(self.model, join([parts[place] for place in places]), noise)
-            for place, row in zip(places, raw, strict=True):
-                chunks[place] = self.processor.actions(row[None], observations[place].state)
-        return np.stack([chunks[place] for place in range(len(parts))])
+        found = self.runner.act_many(observations, seeds)
+        return np.stack([
+            self.processor.actions(raw, observation.state)
+            for raw, observation in zip(found, observations, strict=True)
+        ])
 
     def noise(self, seed: int | None) -> torch.Tensor:
-        """[1, chunk, action_dim] standard normal on the device; drawn on the CPU, so that a seed
-        means the same on every machine.
-        """
-        generator = torch.Generator()
-        if seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(seed)
-        shape = (1, *self.model.noise_shape)
-        return torch.randn(shape, generator=generator).to(self.device)
+        """[1, chunk, action_dim] standard normal on the device, as `infer` starts from."""
+        return draw_noise(torch.empty(1, *self.runner.noise_shape), seed).to(self.device)
 
     def warm_up(self, runs: int = 2) -> None:
-        """Run on made-up inputs, so that the first real inference is as fast as the rest."""
+        """Run on made-up inputs, so that the first real inference is as fast as the rest.
+
+        Raises:
+            BackendError: the engine computes no numbers, or others from the same inputs.
+            ObservationError: it was prepared for prompts that are too short for any command.
+        """
+        self.runner.check()
+        for views in self.runner.views:
+            observation = self._example(views)
+            for _ in range(runs):
+                self.infer(observation, seed=0)
+
+    def _example(self, views: int) -> Observation:
         generator = np.random.default_rng(0)
         side = self.processor.image
         picture = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
-        observation = Observation(
+        return Observation(
             stamp=0,
-            images=dict.fromkeys(self.processor.slots, picture),
+            images=dict.fromkeys(self.processor.slots[:views], picture),
             state=self.processor.example_state(),
             instruction='warm up',
         )
-        for _ in range(runs):
-            self.infer(observation, seed=0)
 
 
 def load_policy(
-    path: str | Path, *, device: str | torch.device = 'cpu', precision: str | None = None
+    path: str | Path,
+    *,
+    device: str | torch.device = 'cpu',
+    precision: str | None = None,
+    engine: str = AUTO,
+    views: Sequence[int] | None = None,
+    lengths: Sequence[int] | None = None,
+    allow_fallback: bool = False,
 ) -> Policy:
     """Load a quantized artifact or a float checkpoint.
 
@@ -147,14 +149,38 @@ def load_policy(
         device: 'cpu', 'cuda' or 'cuda:N'.
         precision: None for the natural one (an artifact's own; float32 on the CPU and bfloat16 on
             a GPU for a checkpoint), or one of them by name.
+        engine: 'graph': the engine's kernels in CUDA graphs (on a CPU their definitions, for
+            tests); 'plain': PyTorch's operations; 'auto': graph on a GPU, plain on a CPU.
+        views: numbers of pictures to prepare an engine for; None: as many as the policy knows
+            cameras. Those beyond that are left out.
+        lengths: of prompts to prepare an engine for, in tokens; None: some, up to the policy's
+            longest.
+        allow_fallback: where that does not run here, take what comes next best, and say so in
+            `Policy.running.fallback`: the plain network there, or on the CPU.
     Raises:
         CheckpointError, ArtifactError: the directory is incomplete, damaged or of another model.
-        BackendError: that device or precision is not available here.
+        BackendError: that device, engine or precision is not available here.
     """
-    path, device = Path(path), check_device(device)
-    if (path / MANIFEST).exists():
-        return _artifact_policy(path, device, precision)
-    return _checkpoint_policy(path, device, precision)
+    choice = ways(engine, device_named(device))
+    missing = without_device(choice[0].device)
+    if missing is not None and not allow_fallback:
+        raise BackendError(missing)
+    source = open_source(Path(path), precision)
+    first: str | None = None
+    for way in choice:
+        reason = unavailable(way, source.kind, source.quantized)
+        if reason is None:
+            try:
+                return _start(source, way, views, lengths, _fallback(choice[0], first, way))
+            except _not_here() as error:
+                reason = f'{way}: {error}'
+        if not allow_fallback:
+            raise BackendError(f'{path}: {reason}; {_instead(source, choice[1:])}')
+        first = first or reason
+        gc.collect()  # what was loaded until it failed
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+    raise BackendError(f'{path}: {first}; nothing else runs it here either')
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -163,75 +189,83 @@ def check_device(device: str | torch.device) -> torch.device:
     Raises:
         BackendError: not a device, or not available here.
     """
+    found = device_named(device)
+    missing = without_device(found)
+    if missing is not None:
+        raise BackendError(missing)
+    return found
+
+
+def _start(
+    source: Source,
+    way: Way,
+    views: Sequence[int] | None,
+    lengths: Sequence[int] | None,
+    fallback: str | None,
+) -> Policy:
+    """A policy run in one way."""
+    running = Running(way.engine, str(way.device), fallback)
+    started = time.perf_counter()
+    if way.engine == PLAIN:
+        network, _, info = source.network(way.device, way.device)
+        running = replace(running, seconds={'load': time.perf_counter() - started})
+        runner: Runner = Plain(network, source.processor, way.device)
+        return Policy(runner, source.processor, info, running, way.device)
+    packed, info, seconds = _packed(source, way.device)
+    cameras = len(source.processor.slots)
+    shapes = shapes_for(
+        [count for count in views or () if count <= cameras] or (cameras,),
+        lengths or ENGINES[source.kind].lengths(source.processor),
+    )
+    begun = time.perf_counter()
+    made = Engine(packed, shapes, _reader(source.processor))
+    running = replace(
+        running,
+        tiles=tiles_in_use(way.device),
+        prepared=made.prepared,
+        seconds={**seconds, 'capture': time.perf_counter() - begun},
+    )
+    return Policy(made, source.processor, info, running, way.device)
+
+
+def _reader(processor: Processor) -> Reader:
+    """How the engine gets an observation's inputs: everything on the host."""
+    return lambda observation: processor.inputs(observation, _HOST)
+
+
+def _packed(
+    source: Source, device: torch.device
+) -> tuple[PackedNetwork, PolicyInfo, dict[str, float]]:
+    """A network's weights on the device; the network itself is never there, and gone afterwards."""
+    begun = time.perf_counter()
+    mapped = device.type != 'cpu'  # there the packed weights are the network's own
+    network, dtype, info = source.network(_HOST, device, mapped=mapped)
+    if mapped:
+        own_embeddings(network)  # type: ignore[arg-type]
+    loaded = time.perf_counter()
+    packed = PackedNetwork(ENGINES[source.kind], network, device, dtype)
+    del network
+    gc.collect()
+    return packed, info, {'load': loaded - begun, 'pack': time.perf_counter() - loaded}
+
+
+def _not_here() -> tuple[type[Exception], ...]:
+    """What says that a kernel or the memory of this device is not enough; all else is a fault."""
+    kinds: list[type[Exception]] = [BackendError, torch.OutOfMemoryError]
     try:
-        device = torch.device(device)
-    except RuntimeError:
-        raise BackendError(f'device {device}: expected cpu, cuda or cuda:N') from None
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise BackendError(
-            f'device {device}: expected an NVIDIA GPU that torch can use, found none '
-            f'(torch {torch.__version__}); install a CUDA build of torch, or pass device cpu'
-        )
-    return device
+        from triton.errors import TritonError
+    except ImportError:
+        return tuple(kinds)
+    return (*kinds, TritonError)
 
 
-def _checkpoint_policy(path: Path, device: torch.device, precision: str | None) -> Policy:
-    if precision is None:
-        precision = 'bfloat16' if device.type == 'cuda' else 'float32'
-    if precision not in PRECISIONS:
-        raise CheckpointError(
-            f'{path}: precision {precision}: a float checkpoint runs in {", ".join(PRECISIONS)}; '
-            f'quantize it first: python -m quantvla_ros calibrate --checkpoint {path} ...'
-        )
-    config = read_config(path)
-    processor = load_processor(path, config)
-    model = load_model(path, device, PRECISIONS[precision])
-    size = stored_bytes(model)
-    info = PolicyInfo(
-        artifact_id=f'float:{path.resolve().name}',
-        model=architecture_of(config).kind,
-        precision=precision,
-        slots=processor.slots,
-        state_size=processor.state_size,
-        action_size=processor.action_size,
-        chunk_size=model.noise_shape[0],
-        execute_steps=min(processor.execute_steps or 2**31, model.noise_shape[0]),
-        weight_bytes=size,
-        float_bytes=size,
-        state_names=processor.state_names,
-        action_names=processor.action_names,
-        control_period=processor.control_period,
-    )
-    return Policy(model, processor, info, device)
+def _fallback(asked: Way, reason: str | None, way: Way) -> str | None:
+    return None if reason is None else f'{way} instead of {asked}: {reason}'
 
 
-def _artifact_policy(path: Path, device: torch.device, precision: str | None) -> Policy:
-    model, manifest = load_artifact(path, device)
-    if precision not in (None, manifest.precision):
-        raise BackendError(
-            f'{path}: expected precision {manifest.precision}, which this artifact holds, asked '
-            f'for {precision}; calibrate another artifact, or pass the float checkpoint'
-        )
-    processor = load_processor(path, read_config(path))
-    info = PolicyInfo(
-        artifact_id=manifest.artifact_id,
-        model=manifest.model,
-        precision=manifest.precision,
-        slots=processor.slots,
-        state_size=processor.state_size,
-        action_size=processor.action_size,
-        chunk_size=model.noise_shape[0],
-        execute_steps=manifest.execute_steps,
-        weight_bytes=stored_bytes(model),
-        float_bytes=manifest.float_bytes,
-        state_names=manifest.state_names,
-        action_names=manifest.action_names,
-        control_period=manifest.control_period,
-    )
-    return Policy(model, processor, info, device)
-
-
-def stored_bytes(model: torch.nn.Module) -> int:
-    """Bytes of a network's parameters and buffers, shared ones counted once."""
-    tensors = {t.data_ptr(): t for t in (*model.parameters(), *model.buffers())}
-    return sum(t.numel() * t.element_size() for t in tensors.values())
+def _instead(source: Source, others: Sequence[Way]) -> str:
+    """What could be asked for in place of something that does not run."""
+    able = [str(w) for w in others if unavailable(w, source.kind, source.quantized) is None]
+    if not able:
+        return 'nothing else is available here'
+    return f'available here: {", ".join(able)}; ask for that, or allow a fallback (allow_fallback)'

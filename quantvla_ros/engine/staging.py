@@ -8,12 +8,10 @@ Where the buffer is on the host itself there is nothing between. Not thread-safe
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-Writer = Callable[[Tensor], object]  # fills a tensor on the host
 
 
 class Staged:
@@ -27,42 +25,19 @@ class Staged:
         self.buffer = buffer
         self._mirror, self._sent = _mirror(buffer)
 
-    def write(self, rows: Tensor | Sequence[Tensor] | Writer) -> None:
+    def write(self, rows: Tensor | Sequence[Tensor]) -> None:
         """Fill the first rows of the buffer; further ones stay as they are.
 
         Returns as soon as the rows may change again; what runs on the current stream sees them.
-
-        Args:
-            rows: [n, ...], or n of [...]; where they are on the buffer's device they never pass the
-                host. Or what fills all of the mirror in place.
         """
-        if callable(rows) and not isinstance(rows, Tensor):
-            self._write_in_place(rows)
-            return
         count = len(rows)
         parts = [rows] if isinstance(rows, Tensor) else list(rows)
         if self._mirror is None or any(part.device == self.buffer.device for part in parts):
             self._fill(self.buffer, rows)
             return
-        self._wait()
-        self._fill(self._mirror, rows)
-        self._send(count)
-
-    def _write_in_place(self, write: Writer) -> None:
-        if self._mirror is None:
-            write(self.buffer)
-            return
-        self._wait()
-        write(self._mirror)
-        self._send(len(self._mirror))
-
-    def _wait(self) -> None:
-        """The mirror may still be on its way."""
         assert self._sent is not None
-        self._sent.synchronize()
-
-    def _send(self, count: int) -> None:
-        assert self._mirror is not None and self._sent is not None
+        self._sent.synchronize()  # the mirror may still be on its way
+        self._fill(self._mirror, rows)
         with torch.cuda.device(self.buffer.device):
             self.buffer[:count].copy_(self._mirror[:count], non_blocking=True)
             self._sent.record()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a policy computes on its way from noise to a chunk: for studies, not for robots.
 
-Knows the stages that every network offers; knows nothing of any one architecture.
+Knows what runs a policy; knows nothing of any one architecture.
 """
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from quantvla_ros.engine.policy import Policy
-from quantvla_ros.models.network import integrate
 from quantvla_ros.observation.types import Observation
 
 
@@ -37,15 +36,7 @@ def trace(policy: Policy, observation: Observation, *, seed: int) -> Trace:
     Raises:
         ObservationError: the observation does not fit the policy.
     """
-    network = policy.model
-    inputs = policy.processor.inputs(observation, policy.device)
-    stack = network.backbone
-    state = stack.start(*network.embed(inputs))
-    for index in range(len(stack.layers)):
-        state = stack.step(index, state)
-    flow = network.flow(stack.finish(state), inputs)
-    states = []
-    raw = integrate(flow, policy.noise(seed), lambda step, x, velocity: states.append(x))
+    states, raw = policy.runner.states(observation, seed)
     actions = policy.processor.actions(raw, observation.state)
     kept = torch.cat([*states, raw])[:, :, : actions.shape[-1]]
     return Trace(actions, kept.float().cpu().numpy())

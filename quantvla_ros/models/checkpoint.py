@@ -71,6 +71,8 @@ def load_model(
     directory: str | Path,
     device: str | torch.device = 'cpu',
     dtype: torch.dtype = torch.float32,
+    *,
+    mapped: bool = False,
 ) -> Any:
     """Load a checkpoint directory.
 
@@ -82,6 +84,8 @@ def load_model(
         device: where the weights go.
         dtype: of the weights; norms' arithmetic, the modulation and the action and time
             projections are float32 always.
+        mapped: leave weights that the host gets as they are stored in their files, to be read when
+            they are used: for a short while, as the files must not change meanwhile.
     Returns:
         The network (see models.network) in evaluation mode.
     Raises:
@@ -100,7 +104,7 @@ def load_model(
         (entry, torch.float32 if key.startswith(in_float32) else dtype)
         for entry, key in keys.items()
     ]
-    state = {keys[entry]: tensor for entry, tensor in read_tensors(wanted, device)}
+    state = {keys[entry]: tensor for entry, tensor in read_tensors(wanted, device, mapped)}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 

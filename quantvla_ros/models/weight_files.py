@@ -145,12 +145,16 @@ def read_header(file: Path) -> list[Stored]:
 
 
 def read_tensors(
-    wanted: Iterable[tuple[Stored, torch.dtype]], device: torch.device | str
+    wanted: Iterable[tuple[Stored, torch.dtype]],
+    device: torch.device | str,
+    mapped: bool = False,
 ) -> Iterator[tuple[Stored, Tensor]]:
     """Tensors with their numbers, each in the type it is wanted in, on a device.
 
     Args:
         wanted: in any order; they come file by file as they lie there.
+        mapped: those that the host gets as they are stored are views of the file, which must not
+            change for as long as they live.
     Raises:
         CheckpointError: a file can no longer be read.
     """
@@ -163,10 +167,26 @@ def read_tensors(
                     opened.close()
                 opened, file = _opened(stored.file), stored.file
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            yield stored, _read_tensor(opened, stored, dtype, device)
+            if mapped and _as_stored(stored, dtype, device):
+                yield stored, _mapped_tensor(opened, stored)
+            else:
+                yield stored, _read_tensor(opened, stored, dtype, device)
     finally:
         if opened is not None:
             opened.close()
+
+
+def _as_stored(stored: Stored, dtype: torch.dtype, device: torch.device | str) -> bool:
+    """A tensor that is wanted just as it lies in the file."""
+    kind = FLOATS[stored.type]
+    aligned = stored.start % kind.itemsize == 0
+    return aligned and stored.count > 0 and dtype == kind and torch.device(device).type == 'cpu'
+
+
+def _mapped_tensor(opened: BinaryIO, stored: Stored) -> Tensor:
+    kind = FLOATS[stored.type]
+    raw = _window(opened, stored, stored.start, stored.count * kind.itemsize)
+    return raw.view(kind).view(stored.shape)
 
 
 def _read_tensor(

@@ -35,7 +35,11 @@ LARGEST_HEADER = 100 * 2**20  # bytes; the format's own bound
 
 
 def load_artifact(
-    path: str | Path, device: str | torch.device = 'cpu', dtype: torch.dtype | None = None
+    path: str | Path,
+    device: str | torch.device = 'cpu',
+    dtype: torch.dtype | None = None,
+    *,
+    mapped: bool = False,
 ) -> tuple[Any, Manifest]:
     """Read an artifact, checking all of it.
 
@@ -44,6 +48,8 @@ def load_artifact(
         device: where the weights go, one tensor at a time.
         dtype: of the layers that are not quantized; None: bfloat16 on a GPU, float32 on the CPU.
             As in a float checkpoint, the action and time projections are float32 always.
+        mapped: leave weights that the host gets as they are stored in the file, to be read again
+            when they are used: for a short while, as the file must not change meanwhile.
     Returns:
         The network in evaluation mode, and the manifest.
     Raises:
@@ -71,8 +77,8 @@ def load_artifact(
                 if name not in fixed:
                     wide = name in delicate or name.startswith(in_float32)
                     target = torch.float32 if wide else dtype
-                # A copy in any case: the file may be replaced while the policy runs.
-                state[name] = tensor.to(device=device, dtype=target, copy=True)
+                # A copy where it is to last: the file may be replaced while the policy runs.
+                state[name] = tensor.to(device=device, dtype=target, copy=not mapped)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f'{file}: cannot be read ({error}); copy or make it anew') from None
     model.load_state_dict(state, assign=True)
