@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from quantvla_ros.models.data_config import DataConfig
+from quantvla_ros.models.fitting import Fit
 from quantvla_ros.observation.types import Observation
 
 
@@ -83,6 +84,20 @@ class Processor(Protocol):
         Raises:
             ObservationError: it does not fit the policy.
         """
+        ...
+
+    def inputs_without_pictures(
+        self, observation: Observation, device: torch.device | str = 'cpu'
+    ) -> Any:
+        """As `inputs`, of the same type, without pictures and without asking for any.
+
+        Raises:
+            ObservationError: the state or the command does not fit the policy.
+        """
+        ...
+
+    def picture_fit(self, height: int, width: int) -> Fit:
+        """How `inputs` makes the network's pictures of such of one size, written out."""
         ...
 
     def actions(self, raw: Tensor, state: np.ndarray) -> np.ndarray:

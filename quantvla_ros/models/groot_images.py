@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quantvla_ros.models.fitting import Fit, bicubic_byte_taps, float_taps
+
 
 def isaac_picture(picture: np.ndarray, size: int, crop: float | None = None) -> Tensor:
     """Centre crop, bilinear resize with antialiasing in float, down to bytes, to [-1, 1].
@@ -28,11 +30,8 @@ def isaac_picture(picture: np.ndarray, size: int, crop: float | None = None) -> 
         [3, size, size] float32.
     """
     x = (_pixels(picture).float() / 255.0).permute(0, 3, 1, 2)
-    if crop is not None:
-        height, width = x.shape[-2:]
-        rows, columns = max(1, int(height * crop)), max(1, int(width * crop))
-        top, left = round((height - rows) / 2), round((width - columns) / 2)
-        x = x[..., top : top + rows, left : left + columns]
+    top, left, rows, columns = _middle(x.shape[2], x.shape[3], crop)
+    x = x[..., top : top + rows, left : left + columns]
     if tuple(x.shape[-2:]) != (size, size):
         x = F.interpolate(
             x, size=(size, size), mode='bilinear', antialias=True, align_corners=False
@@ -55,6 +54,39 @@ def lerobot_picture(picture: np.ndarray, size: int) -> Tensor:
     return _normalized(x)
 
 
+def isaac_fit(height: int, width: int, size: int, crop: float | None = None) -> Fit:
+    """`isaac_picture` of pictures of one size, written out."""
+    window = _middle(height, width, crop)
+    _, _, rows, columns = window
+    same = (rows, columns) == (size, size)
+    return Fit(
+        window,
+        None if same else float_taps(columns, size, antialias=True),
+        None if same else float_taps(rows, size, antialias=True),
+        False,
+        _rescaled(torch.arange(256)),
+    )
+
+
+def lerobot_fit(height: int, width: int, size: int) -> Fit:
+    """`lerobot_picture` of pictures of one size, written out."""
+    return Fit(
+        (0, 0, height, width),
+        None if width == size else bicubic_byte_taps(width, size),
+        None if height == size else bicubic_byte_taps(height, size),
+        True,
+        _rescaled(torch.arange(256)),
+    )
+
+
+def _middle(height: int, width: int, crop: float | None) -> tuple[int, int, int, int]:
+    """First row, first column, rows and columns of what is kept."""
+    if crop is None:
+        return 0, 0, height, width
+    rows, columns = max(1, int(height * crop)), max(1, int(width * crop))
+    return round((height - rows) / 2), round((width - columns) / 2), rows, columns
+
+
 def _pixels(picture: np.ndarray) -> Tensor:
     """[1, H, W, 3] uint8."""
     if not picture.flags.writeable:  # a view of a message's bytes: torch warns about those
@@ -64,4 +96,8 @@ def _pixels(picture: np.ndarray) -> Tensor:
 
 def _normalized(x: Tensor) -> Tensor:
     """[1, 3, S, S] uint8 to [3, S, S] float32: Eagle's rescaling and mean and deviation of 0.5."""
-    return ((x[0].float() - 127.5) / 127.5).contiguous()
+    return _rescaled(x[0]).contiguous()
+
+
+def _rescaled(x: Tensor) -> Tensor:
+    return (x.float() - 127.5) / 127.5

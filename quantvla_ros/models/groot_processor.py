@@ -19,7 +19,13 @@ from torch import Tensor
 
 from quantvla_ros.errors import CheckpointError, ObservationError
 from quantvla_ros.models.data_config import FILE, DataConfig, VectorPart
-from quantvla_ros.models.groot_images import isaac_picture, lerobot_picture
+from quantvla_ros.models.fitting import Fit
+from quantvla_ros.models.groot_images import (
+    isaac_fit,
+    isaac_picture,
+    lerobot_fit,
+    lerobot_picture,
+)
 from quantvla_ros.models.groot_lerobot import LerobotSetup, read_setup
 from quantvla_ros.models.groot_n15 import GrootConfig, GrootInputs
 from quantvla_ros.models.groot_parts import Vector
@@ -171,6 +177,14 @@ class GrootProcessor:
                 f'{", ".join(lacking)}; GR00T N1.5 needs every camera: make them required in the '
                 f'contract'
             )
+        rest = self.inputs_without_pictures(observation, device)
+        pictures = torch.stack([self.picture(observation.images[slot]) for slot in self.slots])
+        return replace(rest, pixel_values=pictures.to(device))
+
+    def inputs_without_pictures(
+        self, observation: Observation, device: torch.device | str = 'cpu'
+    ) -> GrootInputs:
+        """As `inputs`, but for the pictures: `pixel_values` is [0, 3, image, image]."""
         state = np.asarray(observation.state)
         if state.shape != (self.state.size,):
             raise ObservationError(
@@ -178,14 +192,19 @@ class GrootProcessor:
                 f'the contract\'s joints and state parts must be those of the training data'
             )
         ids = torch.tensor([self.tokens(observation.instruction)])
-        pictures = torch.stack([self.picture(observation.images[slot]) for slot in self.slots])
         return GrootInputs(
-            pictures.to(device),
+            torch.empty(0, 3, self.image, self.image, device=device),
             ids.to(device),
             torch.ones_like(ids, dtype=torch.bool, device=device),
             torch.from_numpy(self.state.normalize(state))[None, None].to(device),
             torch.tensor([self.embodiment_id], device=device),
         )
+
+    def picture_fit(self, height: int, width: int) -> Fit:
+        """How `picture` fits pictures of one size."""
+        if self.resize == 'lerobot':
+            return lerobot_fit(height, width, self.image)
+        return isaac_fit(height, width, self.image, self.crop)
 
     def tokens(self, instruction: str) -> list[int]:
         """Token ids of the prompt.

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quantvla_ros.models.fitting import Fit, Taps, float_taps
+
 # Bits after the point of Pillow's weights (libImaging/Resample.c: 32 - 8 - 2).
 _PRECISION = 22
 
@@ -67,6 +69,49 @@ def resize_with_pad_antialiased(image: Tensor, size: int) -> Tensor:
         image = _resample(image, 2, rows)
         image = _pad(image, size, 0)
     return image.float() / 255.0 * 2.0 - 1.0
+
+
+def padded_fit(height: int, width: int, size: int, *, bar: float = 0.0) -> Fit:
+    """`resize_with_pad` of pictures of one size, written out."""
+    rows, columns = fitted_size(height, width, size)
+    return float_fit(height, width, size, (size - rows) // 2, (size - columns) // 2, bar=bar)
+
+
+def float_fit(
+    height: int, width: int, size: int, top: int, left: int, *, bar: float = 0.0
+) -> Fit:
+    """Bilinear in float without antialiasing into a square, with so many rows and columns of bar
+    above and left of it.
+    """
+    window = (0, 0, height, width)
+    if (height, width) == (size, size):
+        return Fit(window, None, None, False, base=torch.full((size, size), -1.0))
+    rows, columns = fitted_size(height, width, size)
+    base = torch.full((size, size), bar * 2.0 - 1.0)
+    base[top : top + rows, left : left + columns] = -1.0
+    return Fit(
+        window,
+        float_taps(width, columns, antialias=False).placed(left, size),
+        float_taps(height, rows, antialias=False).placed(top, size),
+        False,
+        base=base,
+    )
+
+
+def antialiased_fit(height: int, width: int, size: int) -> Fit:
+    """`resize_with_pad_antialiased` of pictures of one size, written out."""
+    levels = torch.arange(256).float() / 255.0 * 2.0 - 1.0
+    window = (0, 0, height, width)
+    if (height, width) == (size, size):
+        return Fit(window, None, None, True, levels)
+    rows, columns = fitted_size(height, width, size)
+    return Fit(
+        window,
+        _byte_taps(width, columns).placed((size - columns) // 2, size),
+        _byte_taps(height, rows).placed((size - rows) // 2, size),
+        True,
+        levels,
+    )
 
 
 def to_bytes(picture: np.ndarray, device: torch.device | str = 'cpu') -> Tensor:
@@ -133,3 +178,10 @@ def _taps(source: int, size: int, device: str) -> list[tuple[Tensor, Tensor]]:
         (torch.from_numpy(i).to(device), torch.from_numpy(w).to(device))
         for i, w in zip(index, weight, strict=True)
     ]
+
+
+def _byte_taps(source: int, size: int) -> Taps:
+    """As `_resample`: a resize to the same size, which Pillow leaves out, changes nothing."""
+    index, weight = zip(*_taps(source, size, 'cpu'), strict=True)
+    used = max(n for n, w in enumerate(weight, 1) if w.any())
+    return Taps(torch.stack(index[:used]), torch.stack(weight[:used]), _PRECISION)

@@ -7,8 +7,9 @@ knows nothing of robots or ROS. What neither records is a switch of the data con
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from quantvla_ros.errors import CheckpointError, ObservationError
 from quantvla_ros.models.data_config import FILE as DATA_CONFIG
 from quantvla_ros.models.data_config import DataConfig
 from quantvla_ros.models.features import camera_slots, with_names
+from quantvla_ros.models.fitting import Fit
 from quantvla_ros.models.images import (
+    antialiased_fit,
+    padded_fit,
     resize_with_pad,
     resize_with_pad_antialiased,
     to_bytes,
@@ -58,6 +62,11 @@ _RESIZES = {
     'openpi': lambda picture, size, device: resize_with_pad_antialiased(
         to_bytes(picture, device), size
     ),
+}
+_FITS: Mapping[str, Callable[[int, int, int], Fit]] = {
+    'lerobot': padded_fit,
+    'lerobot_0_4': partial(padded_fit, bar=-1.0),
+    'openpi': antialiased_fit,
 }
 
 
@@ -178,10 +187,20 @@ class PI05Processor:
                 f'expected pictures for {", ".join(self.slots)}, found '
                 f'{", ".join(observation.images) or "none"}; check the contract\'s camera slots'
             )
-        tokens = torch.tensor([self.tokens(observation)], device=device)
+        rest = self.inputs_without_pictures(observation, device)
         present = torch.ones(1, dtype=torch.bool, device=device)
-        mask = torch.ones_like(tokens, dtype=torch.bool)
-        return ModelInputs(images, [present] * len(images), tokens, mask)
+        return replace(rest, images=images, image_masks=[present] * len(images))
+
+    def inputs_without_pictures(
+        self, observation: Observation, device: torch.device | str = 'cpu'
+    ) -> ModelInputs:
+        """As `inputs`, but for the pictures, which are left out."""
+        tokens = torch.tensor([self.tokens(observation)], device=device)
+        return ModelInputs([], [], tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+    def picture_fit(self, height: int, width: int) -> Fit:
+        """How `inputs` fits pictures of one size."""
+        return _FITS[self.resize](height, width, self.image)
 
     def tokens(self, observation: Observation) -> list[int]:
         """Token ids of the prompt."""

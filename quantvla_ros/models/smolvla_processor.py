@@ -8,7 +8,7 @@ robots or ROS.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch import Tensor
 from quantvla_ros.errors import CheckpointError, ObservationError
 from quantvla_ros.models.data_config import DataConfig
 from quantvla_ros.models.features import camera_slots, with_names
-from quantvla_ros.models.images import fitted_size, to_tensor
+from quantvla_ros.models.fitting import Fit
+from quantvla_ros.models.images import fitted_size, float_fit, to_tensor
 from quantvla_ros.models.lerobot_steps import (
     TOKENIZE,
     LerobotSteps,
@@ -144,15 +145,23 @@ class SmolVLAProcessor:
                 f'expected pictures for {", ".join(self.slots)}, found '
                 f'{", ".join(observation.images) or "none"}; check the contract\'s camera slots'
             )
-        tokens = torch.tensor([self.tokens(observation.instruction)], device=device)
+        rest = self.inputs_without_pictures(observation, device)
         present = torch.ones(1, dtype=torch.bool, device=device)
-        return SmolVLAInputs(
-            images,
-            [present] * len(images),
-            tokens,
-            torch.ones_like(tokens, dtype=torch.bool),
-            self.state(observation.state).to(device),
-        )
+        return replace(rest, images=images, image_masks=[present] * len(images))
+
+    def inputs_without_pictures(
+        self, observation: Observation, device: torch.device | str = 'cpu'
+    ) -> SmolVLAInputs:
+        """As `inputs`, but for the pictures, which are left out."""
+        tokens = torch.tensor([self.tokens(observation.instruction)], device=device)
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+        return SmolVLAInputs([], [], tokens, mask, self.state(observation.state).to(device))
+
+    def picture_fit(self, height: int, width: int) -> Fit:
+        """How `inputs` fits pictures of one size: `fit`, written out."""
+        rows, columns = fitted_size(height, width, self.image)
+        top, left = self.image - rows, self.image - columns
+        return float_fit(height, width, self.image, top, left)
 
     def tokens(self, instruction: str) -> list[int]:
         """Token ids of the prompt: the command and the end of a line."""
