@@ -9,7 +9,7 @@ and T a whole number of their steps,
 
 keeps what x keeps: positions, speeds and accelerations of y are averages of those of x. Its jerk is
 (a(t) - a(t - T)) / T, at most 2 A / T for accelerations up to A; so T >= 2 A / J. Between two
-points y is a cubic, so that a controller's cubics through its positions and velocities are y itself.
+points y is a cubic, so a controller's cubics through its positions and velocities are y itself.
 
 What x was before its first point is chosen as the one parabola that y's position, velocity and
 acceleration at that instant are averages of (`leading`): the joined motion has no step in any of
@@ -74,7 +74,7 @@ def leading(state: State, span: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smoothed(motion: Trajectory, state: State, count: int) -> Trajectory:
-    """y of x.
+    """The moving average y of a motion x.
 
     Args:
         motion: x: even points, the first one from `leading`, the last one at rest.
@@ -113,7 +113,7 @@ def smoothed(motion: Trajectory, state: State, count: int) -> Trajectory:
 
 
 def state_of(motion: Trajectory, instant: int) -> State:
-    """Where a motion is at `instant` ns, as a controller's cubics have it; at rest beyond its ends."""
+    """Where a motion is at `instant` ns, by its cubics; at rest beyond its ends."""
     time, times = (instant - motion.stamp) * 1e-9, motion.times
     still = np.zeros_like(motion.positions[0])
     if time >= times[-1]:
