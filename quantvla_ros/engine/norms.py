@@ -7,7 +7,7 @@ where the layer that reads it wants them: that is decided by the reader, not by 
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, float32, nn
@@ -15,46 +15,35 @@ from torch import Tensor, float32, nn
 from quantvla_ros.engine.weights import WeightLoader
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused
-from quantvla_ros.kernels.fused_types import Quantized, Weight, rows_of
+from quantvla_ros.kernels.fused_types import Norm, Quantized, Weight, rows_of
 from quantvla_ros.models.layers import RMSNorm
 
+LoadedNorm = Norm  # as `load_norm` gives it: `rows` and `out` are the reader's
 
-@dataclass(frozen=True, eq=False)
-class LoadedNorm:
-    """A layer norm (`centered`) or an RMS norm.
-
-    Attributes:
-        weight, bias: [width] float32 or None.
-        offset: added to an RMS norm's weight.
-    """
-
-    weight: Tensor | None
-    bias: Tensor | None
-    eps: float
-    offset: float = 0.0
-    centered: bool = False
+# What is added to the weight, and whether the mean is taken away.
+_KINDS = {nn.LayerNorm: (0.0, True), nn.RMSNorm: (0.0, False), RMSNorm: (1.0, False)}
 
 
-def load_norm(load: WeightLoader, norm: Any) -> LoadedNorm:
-    """A norm's numbers on the device, float32.
+def load_norm(load: WeightLoader, norm: Any) -> Norm:
+    """A norm's numbers on the device, float32; its result stays a tensor.
 
     Raises:
         BackendError: a kind that the operations do not have.
     """
-    kinds = {nn.LayerNorm: (0.0, True), nn.RMSNorm: (0.0, False), RMSNorm: (1.0, False)}
-    if type(norm) not in kinds:
-        known = ', '.join(sorted({kind.__name__ for kind in kinds}))
-        raise BackendError(f'engine: expected a norm ({known}), found {type(norm).__name__}')
-    offset, centered = kinds[type(norm)]
+    if type(norm) not in _KINDS:
+        raise BackendError(
+            f'engine: expected a layer norm or an RMS norm, found {type(norm).__name__}'
+        )
+    offset, centered = _KINDS[type(norm)]
     weight, bias = (
         None if tensor is None else load.tensor(tensor, float32)
         for tensor in (norm.weight, getattr(norm, 'bias', None))
     )
-    return LoadedNorm(weight, bias, norm.eps, offset, centered)
+    return Norm(weight, bias, norm.eps, offset, centered)
 
 
 def normed(
-    x: Tensor, norm: LoadedNorm, reader: Weight | None, out: Tensor | None = None
+    x: Tensor, norm: Norm, reader: Weight | None, out: Tensor | None = None
 ) -> Tensor | Quantized:
     """[M, width] normed as `reader` reads it; None: as a tensor, to `out` if there is one."""
     rows = None if reader is None else rows_of(reader)
@@ -67,7 +56,7 @@ def linear_normed(
     y: Tensor | Quantized,
     weight: Weight,
     x: Tensor,
-    norm: LoadedNorm,
+    norm: Norm,
     reader: Weight | None,
     out: Tensor | None = None,
 ) -> Tensor | Quantized:
@@ -76,4 +65,6 @@ def linear_normed(
     Args:
         norm, reader, out: as `normed` takes them.
     """
-    return normed(fused.linear(y, weight, residual=x, out=x), norm, reader, out)
+    rows = None if reader is None else rows_of(reader)
+    norm = replace(norm, rows=rows, out=out)
+    return fused.linear_norm(y, weight, norm, residual=x, out=x)[1]

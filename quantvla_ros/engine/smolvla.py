@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantvla_ros.engine.norms import LoadedNorm, linear_normed, load_norm, normed
+from quantvla_ros.engine.norms import linear_normed, load_norm, normed
 from quantvla_ros.engine.siglip import SiglipForward, SiglipWeights
 from quantvla_ros.engine.staging import Fetched, Staged
 from quantvla_ros.engine.weights import WeightLoader
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused
-from quantvla_ros.kernels.fused_types import FloatWeight, Quantized, Stacked, Weight
+from quantvla_ros.kernels.fused_types import FloatWeight, Norm, Quantized, Stacked, Weight
 from quantvla_ros.models.layers import rotary_table
 from quantvla_ros.models.prefix import ROTARY_THETA
 from quantvla_ros.models.smolvla import SmolVLA
@@ -41,10 +41,10 @@ class _Layer:
         inputs: of the attention: queries, keys, values; in a cross layer queries only.
     """
 
-    before_attention: LoadedNorm
+    before_attention: Norm
     inputs: Weight
     output: Weight
-    before_mlp: LoadedNorm
+    before_mlp: Norm
     gate_up: Weight
     down: Weight
 
@@ -53,7 +53,7 @@ class _Layer:
 class _LastLayer:
     """The language model's last layer, of which nothing but keys and values is read."""
 
-    before_attention: LoadedNorm
+    before_attention: Norm
     inputs: Weight
 
 
