@@ -41,17 +41,31 @@ def test_the_next_look_comes_after_the_steps_to_execute_with_a_new_picture():
 
 def test_a_slow_policy_is_asked_earlier_so_that_the_chunk_does_not_run_out():
     schedule = running(execute=12)
+    assert schedule.steps == 12
     for _ in range(20):
-        schedule.latencies.add(0.33)  # 7 periods and a part
-    assert schedule.steps == 16 - 8
-    schedule.latencies.add(0.0)
+        schedule.delays.add(0.33)
+    # 0.33 s and the margin of 0.05 s are 8 periods, and over one more the chunk would slow down.
+    assert schedule.steps == 16 - 9
 
 
 def test_a_policy_slower_than_its_chunk_is_asked_with_every_period():
     schedule = running()
     for _ in range(5):
-        schedule.latencies.add(10.0)
+        schedule.delays.add(10.0)
     assert schedule.steps == 1
+
+
+def test_the_first_delay_after_a_start_counts_only_until_there_is_another():
+    """Memory, caches and graphs of a new shape make it longer than any that follow."""
+    schedule = running(execute=12)
+    schedule.reset()
+    schedule.delays.add(0.5)
+    assert schedule.delay == 0.5
+    schedule.delays.add(0.1)
+    assert schedule.delay == 0.1
+    schedule.reset()
+    schedule.delays.add(3.0)
+    assert schedule.delay == 0.1
 
 
 def test_a_dropped_chunk_puts_the_next_look_off_by_a_period():

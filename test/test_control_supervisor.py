@@ -23,6 +23,7 @@ from quantvla_ros.contract.types import (
 from quantvla_ros.control.guard import Reason
 from quantvla_ros.control.measured import MeasuredJoints
 from quantvla_ros.control.schedule import Schedule
+from quantvla_ros.control.trajectory import sample
 from quantvla_ros.nodes.states import Cause, State
 from quantvla_ros.nodes.supervisor import Supervisor, Tuning
 from quantvla_ros.observation.buffer import ObservationBuffer
@@ -136,6 +137,7 @@ def running(bench) -> Bench:
     bench.pass_time(50)
     bench.infer(still(bench.position, 0.02))
     assert bench.status.state is State.RUNNING
+    bench.pass_time(60)  # until the chunk's first row counts
     return bench
 
 
@@ -168,20 +170,31 @@ def test_an_arm_that_stood_still_while_the_policy_thought_starts_with_the_first_
     bench.pass_time(50)
     bench.infer(still(bench.position, 0.02), latency_ms=200)
     points = bench.chunks[0].points
-    assert len(points.times) == ROWS
-    first = points.stamp + round(points.times[0] * 1e9)
-    assert first == bench.now + 10 * MS + PERIOD
+    # A period for the controller to come to where the arm was measured, then row 0 and the rest.
+    begin = bench.now + 10 * MS + PERIOD
+    assert points.stamp + round(points.times[0] * 1e9) == begin
+    np.testing.assert_allclose(points.positions[0], 0.0)
+    np.testing.assert_allclose(points.velocities[0], 0.0)
+    assert bench.chunks[0].consumed == 0
+    np.testing.assert_allclose(sample(points, begin + 12 * PERIOD), [0.0, 0.24], atol=2e-3)
 
 
 def test_elapsed_rows_of_the_next_chunk_are_dropped(running):
+    first = running.chunks[0].points
     running.pass_time(390)
-    running.position['a'] = 0.16  # where the first chunk has led
+    running.position['a'] = float(sample(first, running.now + 10 * MS)[1])
     running.pass_time(10)
-    running.infer(still(running.position, 0.02), latency_ms=100)
+    rows = still(running.position, 0.02)
+    running.infer(rows, latency_ms=100)
     points = running.chunks[1].points
-    # Rows 0 and 1 are over, and row 2 comes 50 ms from now.
-    assert points.stamp + round(points.times[0] * 1e9) == running.now + PERIOD
-    assert len(points.times) == ROWS - 2
+    # It leaves the old motion where that is by now; rows 0 and 1 are over.
+    begin = points.stamp + round(points.times[0] * 1e9)
+    assert begin == running.now + 10 * MS
+    np.testing.assert_allclose(points.positions[0], sample(first, begin), atol=1e-9)
+    assert running.chunks[1].consumed == 2
+    np.testing.assert_allclose(
+        sample(points, points.stamp + 12 * PERIOD), [0.0, rows[11, 1]], atol=2e-3
+    )
 
 
 def test_the_next_look_comes_after_the_steps_to_execute(running):
@@ -299,6 +312,7 @@ def test_the_hold_starts_from_the_measured_motion(running):
 
 def test_without_fresh_joints_the_hold_starts_from_the_commanded_motion(running):
     """An old measurement would pull the arm back to where it was."""
+    running.pass_time(40)
     running.pass_time(300, state=False)
     running.supervisor.stop(Cause.NOT_ACTIVE)
     # The chunk moved joint a by 0.02 rad each 50 ms; the dead joint states stopped it on the way.
@@ -415,16 +429,19 @@ def test_a_gripper_that_the_old_chunk_moved_while_the_policy_thought_is_no_jump(
     )
     bench.supervisor.activate()
     bench.pass_time(50)
-    bench.infer(still(bench.position))
-    bench.pass_time(400)
+    closed = still(bench.position)
+    closed[:, 0] = 0.4
+    bench.infer(closed)
+    bench.pass_time(460)
+    told = sample(bench.chunks[0].points, bench.now)
+    assert told[0] > 0.3
+    bench.position['b'] = 0.25  # it holds something, and gets no further
+    bench.pass_time(30)
     opened = still(bench.position)
     opened[:, 0] = 1.0  # at once
-    work = bench.supervisor.plan()
-    bench.pass_time(100)
-    bench.position['b'] = 0.4  # the old chunk had closed it on the way
-    bench.pass_time(100)
-    bench.supervisor.deliver(work, opened, 0.2)
+    bench.infer(opened, latency_ms=200)
     assert bench.status.state is State.RUNNING
     sent = bench.chunks[-1].points
-    assert abs(sent.positions[0, 0] - 0.4) <= 2.0 * 0.05
+    before = sample(bench.chunks[0].points, sent.stamp + round(sent.times[0] * 1e9))
+    np.testing.assert_allclose(sent.positions[0], before, atol=1e-9)
     assert sent.positions[-1, 0] > 0.9

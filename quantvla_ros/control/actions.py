@@ -102,6 +102,14 @@ def gripper_columns(action: ActionSpace) -> np.ndarray:
     )
 
 
+def offset_columns(action: ActionSpace) -> np.ndarray:
+    """[actions] bool: which of `action.names` are offsets from the joints in the observation."""
+    return np.array(
+        [part.kind is ActionKind.JOINT_DELTA for part in action.parts for _ in part.names],
+        dtype=bool,
+    )
+
+
 def joint_positions(
     raw: np.ndarray,
     action: ActionSpace,

@@ -1,6 +1,6 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""When to look again: plan anew after some periods of the running chunk, in time for its end.
+"""When to look again, by the schedule chosen and by how long it has taken from look to chunk.
 
 A clock comes in as numbers, so a test drives it without waiting. Knows times; knows nothing of ROS,
 observations or models.
@@ -11,6 +11,8 @@ import math
 from collections import deque
 
 import numpy as np
+
+from quantvla_ros.control.modes import ASYNC, Mode, Scheduling
 
 _NS = 1e9
 
@@ -41,33 +43,91 @@ class Latencies:
         return float(np.percentile(self._recent, percent)) if self._recent else 0.0
 
 
+class Delays:
+    """How long chunks took from the stamp of their observation to when they took over.
+
+    The first one after a start is set aside as soon as there is another: memory, caches and
+    graphs of a new shape make it longer than any that follow.
+    """
+
+    def __init__(self, window: int = 50) -> None:
+        self._recent: deque[float] = deque(maxlen=window)
+        self._first: float | None = None
+        self._begins = True
+
+    def begin(self) -> None:
+        """The next one is a first one."""
+        self._begins = True
+
+    def add(self, seconds: float) -> None:
+        """Note one."""
+        if self._begins:
+            self._first, self._begins = seconds, False
+        else:
+            self._recent.append(seconds)
+
+    def percentile(self, percent: float) -> float:
+        """s, over the window; the first one where there is no other, 0 before that."""
+        if self._recent:
+            return float(np.percentile(self._recent, percent))
+        return self._first or 0.0
+
+
 class Schedule:
     """Decides when an inference is due and whether a chunk is still running.
 
-    The next inference is due `execute_steps` periods after the running chunk's first row counts,
-    or earlier where the measured latency would otherwise outlast the chunk. It is taken with the
-    camera picture that arrives nearest to that instant, so that the picture is new when it is used.
+    `async` and `rtc`: due `execute_steps` periods after the running chunk's first row counts, or
+    earlier: as soon as what is left of the chunk falls below the measured delay (a percentile and a
+    margin). It is taken with the camera picture that arrives nearest to that instant, so that the
+    picture is new when it is used. `sync`: due with the first picture of the arm at rest.
+    `ensemble`: due at every period.
 
     Args:
         period: s between two rows.
         execute_steps: periods of a chunk to run before the next look.
         chunk_size: rows of a chunk.
+        settings: which schedule, and its numbers.
     """
 
-    def __init__(self, period: float, execute_steps: int, chunk_size: int) -> None:
+    def __init__(
+        self, period: float, execute_steps: int, chunk_size: int,
+        settings: Scheduling = ASYNC,
+    ) -> None:
         self._period = period
         self.execute_steps = execute_steps
-        self._chunk_size = chunk_size
+        self.chunk_size = chunk_size
+        self.settings = settings
         self._start: int | None = None  # ns; the instant row -1 of the running chunk stands for
         self._end = 0  # ns; when the running chunk is at rest
         self._camera = -1  # ns; the newest picture the last inference used
         self.latencies = Latencies()
+        self.delays = Delays()
+
+    @property
+    def rows(self) -> int:
+        """Rows of a chunk that may run: in `sync`, those after which the arm stops to look."""
+        if self.settings.mode is Mode.SYNC:
+            return max(1, min(self.execute_steps, self.chunk_size))
+        return self.chunk_size
+
+    @property
+    def delay(self) -> float:
+        """Seconds from an observation to its chunk, as it must be expected."""
+        return self.delays.percentile(self.settings.percentile)
+
+    @property
+    def threshold(self) -> int:
+        """Periods that a chunk must still last when the next look begins."""
+        # One more: over the last row a chunk without a successor is slowed to a stop.
+        needed = math.ceil((self.delay + self.settings.margin) / self._period) + 1
+        return max(needed, self.chunk_size - self.execute_steps)
 
     @property
     def steps(self) -> int:
         """Periods between two looks, shortened where the policy is slow."""
-        reserve = math.ceil(self.latencies.percentile(90.0) / self._period) + 1
-        return max(1, min(self.execute_steps, self._chunk_size - reserve))
+        if self.settings.mode is Mode.ENSEMBLE:
+            return 1
+        return max(1, self.chunk_size - self.threshold)
 
     def due(self, now: int, camera: int) -> bool:
         """Whether to infer now.
@@ -80,8 +140,12 @@ class Schedule:
             return False  # nothing new to look at
         if self._start is None:
             return True
+        if self.settings.mode is Mode.SYNC:
+            return now >= self._end and camera >= self._end
         period = round(self._period * _NS)
         target = self._start + self.steps * period
+        if self.settings.mode is Mode.ENSEMBLE:
+            target = self._camera + period  # the next look never waits for the last one's chunk
         if now >= target + period // 2:
             return True
         # A picture from within half a period of the target is the one to use.
@@ -97,8 +161,11 @@ class Schedule:
 
     def put_off(self, now: int) -> None:
         """A chunk was dropped: look again after one period."""
-        self._start = now - (self.steps - 1) * round(self._period * _NS)
+        period = round(self._period * _NS)
+        self._start = now - (self.steps - 1) * period
         self._end = now
+        if self.settings.mode is Mode.SYNC:
+            self._end = now + period // 2
 
     def stopped(self) -> None:
         """Nothing runs any more: the next look is due with the next picture."""
@@ -108,6 +175,7 @@ class Schedule:
         """Forget times, as after a jump of the clock. The latencies stay."""
         self.stopped()
         self._camera = -1
+        self.delays.begin()
 
     def running(self, now: int) -> bool:
         """Whether the last chunk still moves the arm."""

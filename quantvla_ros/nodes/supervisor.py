@@ -18,21 +18,19 @@ import numpy as np
 
 from quantvla_ros.contract.load import LANGUAGE_STREAM
 from quantvla_ros.contract.types import Contract
-from quantvla_ros.control import guard, trajectory
-from quantvla_ros.control.actions import gripper_columns, joint_positions
+from quantvla_ros.control import trajectory
 from quantvla_ros.control.chunk import Chunk
-from quantvla_ros.control.guard import Reason as DropReason
 from quantvla_ros.control.guard import Verdict
-from quantvla_ros.control.measured import Measured, MeasuredJoints
+from quantvla_ros.control.handover import Handover
+from quantvla_ros.control.measured import MeasuredJoints
+from quantvla_ros.control.rtc import Guidance
 from quantvla_ros.control.schedule import Schedule
+from quantvla_ros.control.splice import state_at
 from quantvla_ros.control.trajectory import Trajectory
 from quantvla_ros.nodes.states import Cause, Counts, State, Status
 from quantvla_ros.observation.buffer import ObservationBuffer
 from quantvla_ros.observation.types import Observation, Reason, Refusal
 
-# s between publishing a trajectory and its first point: what a message takes to arrive, and a
-# controller's cycle.
-LEAD = 0.01
 # ns by which the clock must go back to count as a jump: a bag starts again, a simulator is reset.
 _JUMP = 1_000_000_000
 
@@ -55,6 +53,7 @@ class Work:
         age: s, of the oldest part of the observation at `begun`.
         begun: ns.
         generation: what was in force; a hold in between makes the result void.
+        guidance: what the chunk is to begin like; None: whatever the policy makes of it.
     """
 
     observation: Observation
@@ -62,16 +61,24 @@ class Work:
     age: float
     begun: int
     generation: int
+    guidance: Guidance | None = None
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A chunk that passed, with the points of it that go to the controller."""
+    """A chunk that passed, with the motion made from it that goes to the controller.
+
+    Attributes:
+        points: leave the motion that was commanded before where it is by then.
+        inference_time: s.
+        consumed: rows of the chunk whose time had passed when it took over; none of them is sent.
+    """
 
     chunk: Chunk
     points: Trajectory
     work: Work
-    inference_time: float  # s
+    inference_time: float
+    consumed: int = 0
 
 
 class Sink(Protocol):
@@ -122,7 +129,7 @@ class Supervisor:
         self._status = Status(State.INACTIVE, Cause.NOT_ACTIVE)
         self._generation = 0
         self._sequence = 0
-        self._commanded: Trajectory | None = None  # the last points sent since activation
+        self._handover = Handover(contract, schedule)
         self._at_rest = 0  # ns; since when the arm has stood still, as far as it was told to move
         self._healthy_since: int | None = None
         self._last_now = 0
@@ -131,7 +138,6 @@ class Supervisor:
         self.counts = Counts()
         self._cameras = [camera for camera in contract.cameras if camera.required]
         names = contract.joint_states.joints
-        self._grippers = gripper_columns(contract.action)
         self._state_columns = [names.index(name) for name in contract.action.names]
 
     @property
@@ -150,7 +156,7 @@ class Supervisor:
         with self._lock:
             self._schedule.reset()
             self._sequence = 0
-            self._commanded = None
+            self._handover.forget()
             self._hold_owed = False
             self._at_rest = 0
             self._healthy_since = None
@@ -161,9 +167,9 @@ class Supervisor:
         """Hold for good: after this nothing is sent until the next `activate`."""
         with self._lock:
             self._generation += 1
-            if self._commanded is not None:
+            if self._handover.motion is not None:
                 self._hold(self._clock())
-                self._commanded = None
+                self._handover.forget()
             self._schedule.stopped()
             self._change(state, cause)
 
@@ -212,7 +218,8 @@ class Supervisor:
             # The command has no age; what was measured has.
             measured = [ns for name, ns in observed.stamps.items() if name != LANGUAGE_STREAM]
             self._age = (now - min(measured)) * 1e-9
-            work = Work(observed, self._sequence, self._age, now, self._generation)
+            guidance = self._handover.guidance(observed.stamp, self._joints_in(observed), now)
+            work = Work(observed, self._sequence, self._age, now, self._generation, guidance)
             self._sequence += 1
             return work
 
@@ -233,26 +240,20 @@ class Supervisor:
             now = self._clock()
             measured = self._joints.latest
             assert measured is not None  # an observation has joints
-            contract, action = self._contract, self._contract.action
-            stamp, period = work.observation.stamp, contract.control_period
-            late_by = self._late_by(stamp, now)
-            over = int(max(0.0, (now - stamp) * 1e-9 + LEAD - late_by) / period)
-            start = work.observation.state[self._state_columns].astype(np.float64)
-            start[self._grippers] = measured.position[self._grippers]
-            positions = joint_positions(raw, action, start, contract.limits, period, over=over)
-            chunk = Chunk(stamp, period, action.names, positions)
-            verdict = guard.check(chunk, contract.limits, start, action.start_tolerance)
-            points = None
-            if verdict.ok:
-                points, verdict = self._points(chunk, start, measured, now, late_by)
-            if points is None or not verdict.ok:
+            observation = work.observation
+            joined, verdict = self._handover.join(
+                raw, observation.stamp, self._joints_in(observation), measured, now
+            )
+            if joined is None:
                 self._drop(verdict, now)
                 return
-            self._commanded = points
+            self._handover.sent(joined)
             self._chunk_runs = True  # to its end, or until a hold
-            self._at_rest = points.end
+            self._at_rest = joined.motion.points.end
             self.counts.published += 1
-            self._sink.chunk(Sent(chunk, points, work, inference_time))
+            self._sink.chunk(
+                Sent(joined.chunk, joined.motion.points, work, inference_time, joined.consumed)
+            )
             self._change(State.RUNNING, Cause.PUBLISHING)
 
     def failed(self, work: Work, message: str) -> None:
@@ -267,40 +268,15 @@ class Supervisor:
     def _active(self) -> bool:
         return self._status.state in (State.WAITING, State.RUNNING, State.HOLDING)
 
-    def _late_by(self, stamp: int, now: int) -> float:
-        """Seconds that a chunk of an observation at `stamp` is put off.
-
-        A chunk's clock stands still while the arm does: an arm that waited for its chunk starts
-        with the first row that it has not done, not deep in a motion that went on without it.
-        """
-        stood_since = max(self._at_rest, stamp)
-        return (now - stood_since) * 1e-9 + LEAD if stood_since < now else 0.0
-
-    def _points(
-        self, chunk: Chunk, start: np.ndarray, measured: Measured, now: int, late_by: float
-    ) -> tuple[Trajectory | None, Verdict]:
-        """What goes to the controller, and whether it may."""
-        limits = self._contract.limits
-        whole = trajectory.from_chunk(chunk, limits, start, late_by=late_by)
-        points = trajectory.ahead(
-            whole, limits, measured.position, measured.stamp, now, margin=LEAD
-        )
-        if points is None:
-            late = (now - whole.end) * 1e-9
-            return None, Verdict(DropReason.TOO_LATE, value=late)
-        verdict = guard.check_motion(
-            points, limits, measured.position, measured.stamp,
-            trajectory.expected(chunk, start, measured.stamp, late_by=late_by),
-            self._contract.action.start_tolerance,
-        )
-        if verdict.ok:
-            self._schedule.started(chunk.stamp + round(late_by * 1e9), points.end)
-        return points, verdict
+    def _joints_in(self, observation: Observation) -> np.ndarray:
+        """[actions] the action's joints in an observation, rad or m."""
+        return observation.state[self._state_columns].astype(np.float64)
 
     def _drop(self, verdict: Verdict, now: int) -> None:
         assert verdict.reason is not None
         self.counts.dropped[verdict.reason] += 1
         self._hold_if_moving(now)
+        self._handover.broken_off()
         self._schedule.put_off(now)
         self._change(
             State.HOLDING, Cause.CHUNK_DROPPED, verdict.sentence,
@@ -335,7 +311,7 @@ class Supervisor:
         self._at_rest = 0
         # The controller's trajectory has times of the old clock: it is replaced by a hold as soon
         # as the joints have been measured on the new one.
-        self._hold_owed = self._commanded is not None
+        self._hold_owed = self._handover.motion is not None
         if self._status.state is not State.WAITING:
             self._change(State.HOLDING, Cause.CLOCK_JUMP, f'by {back:.1f} s')
 
@@ -345,23 +321,24 @@ class Supervisor:
 
     def _hold(self, now: int) -> None:
         """Send a stop from the measured motion; from the commanded one where that is too old."""
-        commanded = self._commanded
-        assert commanded is not None
+        motion = self._handover.motion
+        assert motion is not None
         measured = self._joints.latest
         limit = self._contract.freshness.joint_states
         if measured is not None and (now - measured.stamp) * 1e-9 <= limit:
             position, velocity = measured.position, measured.velocity
         else:
-            step = 10_000_000  # ns
-            position = trajectory.sample(commanded, now)
-            velocity = (position - trajectory.sample(commanded, now - step)) / (step * 1e-9)
+            position, velocity = state_at(motion.points, now)
+        names = self._contract.action.names
         points = trajectory.hold(
-            self._contract.action.names, position, velocity, self._contract.limits, now,
-            stop_time=self.tuning.hold_time,
+            names, position, velocity, self._contract.limits, now,
+            stop_time=trajectory.stop_time(
+                names, velocity, self._contract.limits, shortest=self.tuning.hold_time
+            ),
         )
         self.counts.holds += 1
         self._hold_owed = self._chunk_runs = False
-        self._commanded = points
+        self._handover.held(points)
         self._at_rest = points.end
         self._sink.hold(points)
 

@@ -1,0 +1,269 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""From one chunk to the next: which of its rows are over, what it is mixed with, where it joins.
+
+Keeps what the arm has been told to do and the chunks behind it. At most one chunk is joined to the
+motion at a time: the one just delivered, whose rows in an ensemble are averages with older ones.
+Knows the contract, arrays and times; knows nothing of ROS, of threads, or of what becomes of a
+chunk that fails.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from quantvla_ros.contract.types import Contract
+from quantvla_ros.control import guard, rtc, smoothing
+from quantvla_ros.control.actions import gripper_columns, joint_positions, offset_columns
+from quantvla_ros.control.chunk import Chunk
+from quantvla_ros.control.ensemble import Ensemble, Numbers
+from quantvla_ros.control.guard import Reason, Verdict
+from quantvla_ros.control.limits import bounds
+from quantvla_ros.control.measured import Measured
+from quantvla_ros.control.modes import Mode
+from quantvla_ros.control.schedule import Schedule
+from quantvla_ros.control.smoothing import State, state_of
+from quantvla_ros.control.splice import (
+    SUBSTEPS,
+    Motion,
+    Path,
+    accelerations,
+    splice,
+    standing,
+    state_at,
+)
+from quantvla_ros.control.trajectory import Trajectory
+
+# s between publishing a trajectory and its first point: what a message takes to arrive, and a
+# controller's cycle.
+LEAD = 0.01
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A chunk that may be sent.
+
+    Attributes:
+        chunk: as the limits were held against it.
+        motion: from the instant it takes over.
+        numbers: of the policy.
+        begin: ns; row -1 of the chunk stands for this instant.
+        consumed: rows whose time had passed when it took over; none of them is sent.
+    """
+
+    chunk: Chunk
+    motion: Motion
+    numbers: Numbers
+    begin: int
+    consumed: int
+
+
+@dataclass(frozen=True)
+class _Command:
+    """Where the arm is told to be at the instant at which a chunk takes over.
+
+    Attributes:
+        instant: ns.
+        state: there.
+        clock: ns; how far what it follows has got by then.
+        known: whether the arm has been told so; otherwise it is where it was measured.
+    """
+
+    instant: int
+    state: State
+    clock: int
+    known: bool
+
+
+class Handover:
+    """See the module.
+
+    Args:
+        contract: its action space is one that `check_supported` passed.
+        schedule: how chunks follow each other.
+
+    Attributes:
+        motion: what has been commanded since the last `forget`, None before anything has.
+    """
+
+    def __init__(self, contract: Contract, schedule: Schedule) -> None:
+        self._contract, self._schedule = contract, schedule
+        self.motion: Motion | None = None
+        self._numbers: Numbers | None = None  # the chunk that the motion follows
+        settings = schedule.settings
+        self._ensemble = Ensemble(settings.ensemble_decay, settings.ensemble_chunks)
+        self._grippers = gripper_columns(contract.action)
+        self._offsets = offset_columns(contract.action)
+
+    def forget(self) -> None:
+        """Nothing has been commanded."""
+        self.motion = None
+        self.broken_off()
+
+    def broken_off(self) -> None:
+        """What was planned is void; the arm is where it is told to be."""
+        self._numbers = None
+        self._ensemble.clear()
+
+    def held(self, points: Trajectory) -> None:
+        """A hold was sent, which a controller begins from what it was told before."""
+        assert self.motion is not None  # nothing is held that was never moved
+        place, speed = state_at(self.motion.points, points.stamp)
+        self.motion = standing(
+            replace(
+                points,
+                times=np.concatenate([[0.0], points.times]),
+                positions=np.concatenate([place[np.newaxis], points.positions]),
+                velocities=np.concatenate([speed[np.newaxis], points.velocities]),
+            )
+        )
+        self.broken_off()
+
+    def guidance(self, stamp: int, observed: np.ndarray, now: int) -> rtc.Guidance | None:
+        """What a chunk is to begin like that is inferred now; None: whatever the policy likes.
+
+        Args:
+            stamp: ns; of its observation.
+            observed: [actions] joints in the observation, rad or m.
+            now: ns.
+        """
+        if self._schedule.settings.mode is not Mode.RTC:
+            return None
+        if self.motion is None or self._numbers is None or self.motion.clock.at(now) != now:
+            return None  # nothing runs, or it slows down for want of a successor
+        return rtc.guidance(
+            self._numbers, stamp, self._contract.control_period, self._schedule.chunk_size,
+            self._schedule.delay, np.where(self._offsets, observed, 0.0),
+        )
+
+    def join(
+        self, raw: np.ndarray, stamp: int, observed: np.ndarray, measured: Measured, now: int
+    ) -> tuple[Joined | None, Verdict]:
+        """A chunk that has just come: the motion to send, or why none.
+
+        Nothing is commanded by that alone: `sent` says that it was.
+
+        Args:
+            raw: [steps, actions] in the contract's units.
+            stamp: ns; of its observation.
+            observed: [actions] joints in the observation, rad or m.
+            measured: the newest.
+            now: ns.
+        """
+        contract, action = self._contract, self._contract.action
+        command = self._command(measured, now)
+        self._schedule.delays.add((command.instant - stamp) * 1e-9)
+        # A chunk's clock stands still while the arm does: an arm that waited for its chunk starts
+        # with the first row that it has not done, not deep in a motion that went on without it.
+        gone = max(0, command.clock - stamp) * 1e-9
+        consumed = int(gone / contract.control_period)
+        # Fingers that hold something never get to where they are told to be.
+        start = np.where(self._grippers, command.state.position, observed)
+        chunk, verdict = self._judged(raw, stamp, start, command, consumed)
+        if not verdict.ok:
+            return None, verdict
+        offsets = np.where(self._offsets, observed, 0.0)
+        numbers = Numbers(
+            command.instant - round(gone * 1e9), contract.control_period, raw + offsets
+        )
+        if self._schedule.settings.mode is Mode.ENSEMBLE:
+            mixed = self._ensemble.mixed(numbers) - offsets
+            chunk, verdict = self._judged(mixed, stamp, start, command, consumed)
+            if not verdict.ok:
+                return None, verdict
+        # What asks for a little too much is taken slower, from the row that is due now.
+        period, gone = contract.control_period * verdict.stretch, gone * verdict.stretch
+        begin = command.instant - round(gone * 1e9)
+        chunk, numbers = (
+            replace(chunk, period=period), replace(numbers, begin=begin, period=period)
+        )
+        path = Path(
+            np.concatenate([start[np.newaxis], chunk.positions[: self._schedule.rows]]), period
+        )
+        refused = self._joinable(path, gone, command)
+        if not refused.ok:
+            return None, refused
+        motion = self._onto(path, gone, command, stamp)
+        told = measured.position
+        if command.known and self.motion is not None:
+            told = state_at(self.motion.points, measured.stamp)[0]
+        # Where the arm is told to be against where it is: it lags, but not by this much.
+        refused = guard.check_motion(
+            motion.points, contract.limits, told, measured.stamp,
+            np.where(self._grippers, told, measured.position), action.start_tolerance,
+        )
+        if not refused.ok:
+            return None, refused
+        return Joined(chunk, motion, numbers, begin, consumed), verdict
+
+    def sent(self, joined: Joined) -> None:
+        """It was sent."""
+        self.motion, self._numbers = joined.motion, joined.numbers
+        self._schedule.started(joined.begin, joined.motion.points.end)
+
+    def _command(self, measured: Measured, now: int) -> _Command:
+        instant, motion = now + round(LEAD * 1e9), self.motion
+        if motion is not None:
+            points = motion.points
+            instant = max(instant, points.stamp + round(float(points.times[0]) * 1e9))
+            state = state_of(points, instant)
+            off = np.where(self._grippers, 0.0, np.abs(state.position - measured.position)).max()
+            # An arm that was moved while it stood is not pulled back.
+            if instant < points.end or off <= self._contract.action.start_tolerance:
+                clock = motion.clock.at(instant)
+                return _Command(instant, state, clock, known=True)
+        still = np.zeros_like(measured.position)
+        # A controller may stand a little off what is measured: a period to make up for that.
+        instant += round(self._contract.control_period * 1e9)
+        return _Command(instant, State(measured.position, still, still), 0, known=False)
+
+    def _judged(
+        self, raw: np.ndarray, stamp: int, start: np.ndarray, command: _Command, consumed: int
+    ) -> tuple[Chunk, Verdict]:
+        """A policy's numbers as joint positions, and whether the limits let them be."""
+        contract, action = self._contract, self._contract.action
+        period = contract.control_period
+        positions = joint_positions(
+            raw, action, start, contract.limits, period, over=consumed
+        )
+        chunk = guard.unwound(
+            Chunk(stamp, period, action.names, positions), contract.limits, command.state.position
+        )
+        return chunk, guard.check(
+            chunk, contract.limits, start, action.start_tolerance, lead=math.inf,
+            stretch=contract.safety.stretch,
+        )
+
+    def _onto(self, path: Path, gone: float, command: _Command, stamp: int) -> Motion:
+        """From the present motion onto a path, its jerk bounded where a limit says so."""
+        limits, names = self._contract.limits, self._contract.action.names
+        bound = bounds(limits, names)
+        step = path.period / SUBSTEPS
+        count = smoothing.steps(
+            smoothing.window(limits, names, accelerations(bound)), step
+        )
+        lag = count * step / 2.0  # of an average over time
+        place, speed = smoothing.leading(command.state, count * step)
+        motion = splice(
+            path, min(gone + lag, path.length - step), place, speed, bound, stamp=stamp,
+            instant=command.instant,
+        )
+        points = smoothing.smoothed(motion.points, command.state, count)
+        return Motion(points, motion.clock)
+
+    def _joinable(self, path: Path, gone: float, command: _Command) -> Verdict:
+        """Whether something of a path is left, and near enough."""
+        if gone > path.length - 1e-3:
+            return Verdict(Reason.TOO_LATE, value=gone - path.length)
+        jump = np.abs(path.at(np.array([gone]))[0][0] - command.state.position)
+        column = int(np.argmax(jump))
+        tolerance = self._contract.action.start_tolerance
+        if jump[column] <= tolerance:
+            return guard.PASSED
+        name = self._contract.action.names[column]
+        return Verdict(
+            Reason.START_JUMP, name, int(gone / path.period), float(jump[column]), tolerance,
+            self._contract.limits[name].unit,
+        )
