@@ -227,6 +227,7 @@ def test_the_products_are_those_that_the_engine_runs(monkeypatch, views):
     pair = model.config.language.head_dim // 2
     kinds = {
         'linear': {},
+        'linear_norm': {'joined': True},
         'gated_linear': {'pairs': True},
         'attention_inputs': {'pairs': True, 'heads': True, 'head': pair},
     }
@@ -248,6 +249,8 @@ def test_the_products_are_those_that_the_engine_runs(monkeypatch, views):
         if size.pairs:
             kind = kinds['attention_inputs' if size.heads else 'gated_linear']
             assert size.head == kind.get('head', 0)
+        elif size.joined:
+            kind = kinds['linear_norm']
         listed[(size.rows, size.outputs, size.columns, *kind.items())] += one.times
     assert not listed - seen
     # Left out are the patches, the state and, in each step, actions to tokens and back.

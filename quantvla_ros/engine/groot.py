@@ -14,17 +14,18 @@ prompt are seen by nobody, for the backbone is causal and attention to the featu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from quantvla_ros.engine.groot_weights import GrootWeights, HeadBlock
+from quantvla_ros.engine.norms import linear_normed, normed
 from quantvla_ros.engine.siglip import SiglipForward, heads_of
 from quantvla_ros.engine.staging import Fetched, Staged
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused
-from quantvla_ros.kernels.fused_types import rows_of
-from quantvla_ros.models.dit import BLOCK_EPS, OUTPUT_EPS
+from quantvla_ros.kernels.fused_types import Quantized
 from quantvla_ros.models.layers import rotary_table
 from quantvla_ros.models.qwen3 import ROTARY_THETA
 
@@ -81,7 +82,7 @@ class GrootForward:
         self._first = buffer(before + config.chunk, width)
         self._first[1:before] = weights.future
         self._tokens = torch.zeros_like(self._first)
-        self._last = torch.zeros_like(self._first[before:], dtype=torch.float32)
+        self._last = torch.zeros_like(self._first, dtype=torch.float32)
         self._euler = torch.full_like(self.noise[0], 1.0 / config.steps)
         places = torch.arange(self.longest, device=device)
         table = rotary_table(places[None], stack.head_dim, ROTARY_THETA)
@@ -154,16 +155,16 @@ class GrootForward:
     def see(self) -> None:
         """Pictures to their rows among the prompt's embeddings."""
         weights = self.weights
-        y = weights.vision.after.layer(self._vision.run(), weights.projector)
+        y = normed(self._vision.run(), weights.after_vision, weights.projector)
         fused.linear(y, weights.projector, out=self._embedded[: self.pictures])
 
     def read(self) -> None:
         """Embeddings to the backbone's features."""
-        stack = self.weights.config.language
+        stack, layers = self.weights.config.language, self.weights.language
         rotary, scale = (self._cos, self._sin), stack.head_dim**-0.5
         x = torch.index_select(self._embedded, 0, self.order, out=self._prefix)
-        for layer in self.weights.language:
-            y = layer.before_attention.rms(x, layer.qkv)
+        y = normed(x, layers[0].before_attention, layers[0].qkv)
+        for layer, after in zip(layers, (*layers[1:], None), strict=True):
             query = fused.attention_inputs(
                 y,
                 layer.qkv,
@@ -181,19 +182,21 @@ class GrootForward:
             y = fused.attention(
                 query, self._keys, self._values, count=self.count, causal=True, scale=scale
             )
-            x = fused.linear(y, layer.output, residual=x, out=x)
-            y = layer.before_mlp.rms(x, layer.gate_up)
+            y = linear_normed(y, layer.output, x, layer.before_mlp, layer.gate_up)
             y = fused.gated_linear(y, layer.gate_up, activation='silu')
-            x = fused.linear(y, layer.down, residual=x, out=x)
-        self.weights.after_language.rms(x, out=self._features)
+            if after is not None:
+                y = linear_normed(y, layer.down, x, after.before_attention, after.qkv)
+            else:
+                last = self.weights.after_language
+                linear_normed(y, layer.down, x, last, None, out=self._features)
 
     def refine(self) -> None:
         """Features and state to the keys, values and tokens that do not change with the steps."""
         weights, config = self.weights, self.weights.config.features
-        x = weights.before_features.layer(self._features)
+        x = normed(self._features, weights.before_features, None)
         assert isinstance(x, Tensor)
         for block in weights.features:
-            y = fused.linear(block.before_attention.layer(x, block.qkv), block.qkv)
+            y = fused.linear(normed(x, block.before_attention, block.qkv), block.qkv)
             query, keys, values = heads_of(y, 3, config.heads)
             y = fused.attention(
                 query, keys, values, count=self.count, scale=config.head_dim**-0.5
@@ -228,32 +231,30 @@ class GrootForward:
         chunk = len(x)
         y = fused.linear(x, at.actions, activation='silu')
         fused.linear(y, weights.actions, residual=weights.positions, out=self._first[-chunk:])
+        # What follows the blocks is in float32, as in the network: the norm writes what that reads.
+        norms = [block.before_attention for block in at.blocks]
+        norms.append(replace(at.final, out=self._last))
         tokens, scale = self._first, weights.config.dit.head_dim**-0.5
-        for index, block in enumerate(at.blocks):
-            query, keys, values, count = self._attended(index, block, tokens)
+        z = fused.layer_norm(
+            tokens, None, None, eps=norms[0].eps, modulation=norms[0].modulation,
+            rows=norms[0].rows,
+        )  # fmt: skip
+        for index, (block, after) in enumerate(zip(at.blocks, norms[1:], strict=True)):
+            query, keys, values, count = self._attended(index, block, z)
             y = fused.attention(query, keys, values, count=count, scale=scale)
             # The first block leaves `_first` as it is: most of its rows serve every step.
-            tokens = fused.linear(y, block.output, residual=tokens, out=self._tokens)
-            normed = fused.layer_norm(
-                tokens, None, None, eps=BLOCK_EPS, rows=rows_of(block.first)
+            tokens, z = fused.linear_norm(
+                y, block.output, block.before_mlp, residual=tokens, out=self._tokens
             )
-            y = fused.linear(normed, block.first, activation='gelu_tanh')
-            tokens = fused.linear(y, block.second, residual=tokens, out=tokens)
-        # What follows is in float32, as in the network: the norm writes what that reads.
-        normed = fused.layer_norm(
-            tokens[-chunk:], None, None, eps=OUTPUT_EPS, modulation=at.final, out=self._last
-        )
-        return fused.linear(normed, weights.decoder[0], activation='relu')
+            y = fused.linear(z, block.first, activation='gelu_tanh')
+            tokens, z = fused.linear_norm(y, block.second, after, residual=tokens, out=tokens)
+        return fused.linear(self._last[-chunk:], weights.decoder[0], activation='relu')
 
     def _attended(
-        self, index: int, block: HeadBlock, tokens: Tensor
+        self, index: int, block: HeadBlock, z: Tensor | Quantized
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries of a block's tokens, the keys and values that they read, and how many."""
-        normed = fused.layer_norm(
-            tokens, None, None, eps=BLOCK_EPS, modulation=block.modulation,
-            rows=rows_of(block.inputs),
-        )  # fmt: skip
-        y, heads = fused.linear(normed, block.inputs), self.weights.config.dit.heads
+        """Queries of a block's normed tokens, the keys and values they read, and how many."""
+        y, heads = fused.linear(z, block.inputs), self.weights.config.dit.heads
         if block.crosses:
             keys, values = self._read[index]
             return heads_of(y, 1, heads)[0], keys, values, self.count

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantvla_ros.engine.siglip import Block, NormWeight, SiglipWeights
+from quantvla_ros.engine.norms import load_norm
+from quantvla_ros.engine.siglip import Block, SiglipWeights
 from quantvla_ros.engine.weights import WeightLoader
 from quantvla_ros.errors import BackendError
-from quantvla_ros.kernels.fused_types import FloatWeight, Stacked, Weight
+from quantvla_ros.kernels.fused_types import FloatWeight, Norm, Stacked, Weight, rows_of
+from quantvla_ros.models.dit import BLOCK_EPS, OUTPUT_EPS
 from quantvla_ros.models.embodiment import Affine
 from quantvla_ros.models.groot_n15 import GrootN15
 
@@ -28,13 +30,13 @@ from quantvla_ros.models.groot_n15 import GrootN15
 class LanguageLayer:
     """A layer of the language backbone; q_norm and k_norm: [head_dim] float32."""
 
-    before_attention: NormWeight
+    before_attention: Norm
     qkv: Weight
     q_norm: Tensor
     k_norm: Tensor
     head_eps: float
     output: Weight
-    before_mlp: NormWeight
+    before_mlp: Norm
     gate_up: Weight
     down: Weight
 
@@ -44,13 +46,14 @@ class HeadBlock:
     """A block of the DiT at one denoising step.
 
     Attributes:
-        modulation: (scale, shift) of the norm before the attention, [width] float32 each.
+        before_attention: modulated by the step.
         inputs: queries; where the block reads its own tokens, keys and values too.
     """
 
-    modulation: tuple[Tensor, Tensor]
+    before_attention: Norm
     inputs: Weight
     output: Weight
+    before_mlp: Norm
     first: Weight
     second: Weight
     crosses: bool
@@ -62,12 +65,12 @@ class HeadStep:
 
     Attributes:
         actions: noisy actions to the hidden layer of their encoder, its share of the time included.
-        final: (scale, shift) of the last norm, [width] float32 each.
+        final: the last norm, modulated by the step.
     """
 
     actions: FloatWeight
     blocks: tuple[HeadBlock, ...]
-    final: tuple[Tensor, Tensor]
+    final: Norm
 
 
 class GrootWeights:
@@ -100,11 +103,12 @@ class GrootWeights:
         load = WeightLoader(device, dtype)
         backbone = network.backbone
         self.vision = SiglipWeights(load, backbone.vision, config.vision)
+        self.after_vision = load_norm(load, backbone.vision.post_layernorm)
         self.projector = load.weight(backbone.projector)
         self.embed_tokens = backbone.language.embed_tokens
         self.language = tuple(_language_layer(load, layer) for layer in backbone.layers)
-        self.after_language = NormWeight.of(load, backbone.language.norm)
-        self.before_features = NormWeight.of(load, head.vlln)
+        self.after_language = load_norm(load, backbone.language.norm)
+        self.before_features = load_norm(load, head.vlln)
         self.features = tuple(
             _feature_block(load, block) for block in head.vl_self_attention.transformer_blocks
         )
@@ -127,13 +131,13 @@ class GrootWeights:
 def _language_layer(load: WeightLoader, layer: Any) -> LanguageLayer:
     attention, mlp = layer.self_attn, layer.mlp
     return LanguageLayer(
-        NormWeight.of(load, layer.input_layernorm),
+        load_norm(load, layer.input_layernorm),
         load.weight(attention.q_proj, attention.k_proj, attention.v_proj),
         load.tensor(attention.q_norm.weight, torch.float32),
         load.tensor(attention.k_norm.weight, torch.float32),
         attention.q_norm.eps,
         load.weight(attention.o_proj),
-        NormWeight.of(load, layer.post_attention_layernorm),
+        load_norm(load, layer.post_attention_layernorm),
         load.weight(mlp.gate_proj, mlp.up_proj, interleaved=True),
         load.weight(mlp.down_proj),
     )
@@ -142,10 +146,10 @@ def _language_layer(load: WeightLoader, layer: Any) -> LanguageLayer:
 def _feature_block(load: WeightLoader, block: Any) -> Block:
     attention = block.attn1
     return Block(
-        NormWeight.of(load, block.norm1),
+        load_norm(load, block.norm1),
         load.weight(attention.to_q, attention.to_k, attention.to_v),
         load.weight(attention.output_projection),
-        NormWeight.of(load, block.norm3),
+        load_norm(load, block.norm3),
         *(load.weight(layer) for layer in _mlp(block)),
     )
 
@@ -189,9 +193,10 @@ def _steps(
         first, second = (load.by_step(steps, layer) for layer in _mlp(block))
         blocks.append([
             HeadBlock(
-                modulation(modulations[step].blocks[index]),
+                _modulated(modulation(modulations[step].blocks[index]), inputs[step]),
                 inputs[step],
                 output[step],
+                Norm(None, eps=BLOCK_EPS, centered=True, rows=rows_of(first[step])),
                 first[step],
                 second[step],
                 block.crosses,
@@ -201,9 +206,15 @@ def _steps(
     found = []
     for step in range(steps):
         shift, scale = modulation(modulations[step].final)
+        final = Norm(None, eps=OUTPUT_EPS, centered=True, modulation=(scale, shift))
         actions = _affine(load, _chained(encode.layer1, encode.layer2[step]))
-        found.append(HeadStep(actions, tuple(by_step[step] for by_step in blocks), (scale, shift)))
+        found.append(HeadStep(actions, tuple(by_step[step] for by_step in blocks), final))
     return _affine(load, encode.layer3), tuple(found)
+
+
+def _modulated(modulation: tuple[Tensor, Tensor], reader: Weight) -> Norm:
+    rows = rows_of(reader)
+    return Norm(None, eps=BLOCK_EPS, centered=True, modulation=modulation, rows=rows)
 
 
 def _of_linear(linear: nn.Module) -> Affine:

@@ -135,41 +135,39 @@ def _groot(config: GrootConfig, workload: Workload) -> list[NamedProduct]:
     wide = stack.heads * stack.head_dim
 
     def product(
-        name: str, times: int, rows: int, columns: int, outputs: int, **kind: Any
+        name: str, times: int, rows: int, columns: int, outputs: int,
+        *, joined: bool = False, **kind: Any,
     ) -> NamedProduct:
+        kind['joined'] = joined and rows <= FEW_ROWS
         return NamedProduct(name, Product('bfloat16', rows, outputs, columns, **kind), times)
 
-    def own(name: str, times: int, rows: int, width: int, mlp: int) -> list[NamedProduct]:
-        """Attention to a block's own tokens, and its MLP."""
+    def block(name: str, times: int, rows: int, width: int, mlp: int) -> list[NamedProduct]:
         return [
             product(f'{name} q+k+v', times, rows, width, 3 * width),
-            *after(name, times, rows, width, mlp),
-        ]
-
-    def after(name: str, times: int, rows: int, width: int, mlp: int) -> list[NamedProduct]:
-        return [
             product(f'{name} o', times, rows, width, width),
             product(f'{name} fc1', times, rows, width, mlp),
             product(f'{name} fc2', times, rows, mlp, width),
         ]
 
-    width, steps = head.width, config.steps
+    width, mlp, steps = head.width, EXPANSION * head.width, config.steps
     return [
-        *own('vision', vision.depth, seen, vision.width, vision.mlp),
+        *block('vision', vision.depth, seen, vision.width, vision.mlp),
         product('projector', 1, seen, vision.width, stack.width),
         product(
             'backbone q+k+v', stack.depth, read, stack.width,
             wide + 2 * stack.kv_heads * stack.head_dim,
             pairs=True, heads=True, head=stack.head_dim // 2,
         ),
-        product('backbone o', stack.depth, read, wide, stack.width),
+        product('backbone o', stack.depth, read, wide, stack.width, joined=True),
         product('backbone gate+up', stack.depth, read, stack.width, 2 * stack.mlp, pairs=True),
-        product('backbone down', stack.depth, read, stack.mlp, stack.width),
-        *own('features', features.depth, read, features.width, EXPANSION * features.width),
+        product('backbone down', stack.depth, read, stack.mlp, stack.width, joined=True),
+        *block('features', features.depth, read, features.width, EXPANSION * features.width),
         product('keys and values of the features', 1, read, stack.width, 2 * crossing * width),
         product('head q', crossing * steps, tokens, width, width),
         product('head q+k+v', (head.depth - crossing) * steps, tokens, width, 3 * width),
-        *after('head', head.depth * steps, tokens, width, EXPANSION * width),
+        product('head o', head.depth * steps, tokens, width, width, joined=True),
+        product('head fc1', head.depth * steps, tokens, width, mlp),
+        product('head fc2', head.depth * steps, tokens, mlp, width, joined=True),
     ]  # fmt: skip
 
 

@@ -15,59 +15,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantvla_ros.engine.norms import load_norm, normed
 from quantvla_ros.engine.weights import WeightLoader
 from quantvla_ros.kernels import fused
-from quantvla_ros.kernels.fused_types import Quantized, Weight, rows_of
+from quantvla_ros.kernels.fused_types import Norm, Weight
 from quantvla_ros.models.siglip import VisionConfig, VisionTower
 
 _COLUMNS = 32  # a product's rows begin where wide loads may: columns are filled up to as many
 
 
 @dataclass(frozen=True, eq=False)
-class NormWeight:
-    """A layer norm's weight and bias, or an RMS norm's weight."""
-
-    weight: Tensor
-    bias: Tensor | None
-    eps: float
-
-    @classmethod
-    def of(cls, load: WeightLoader, norm: Any) -> NormWeight:
-        """Of a module with a weight."""
-        bias = getattr(norm, 'bias', None)
-        return cls(
-            load.tensor(norm.weight, torch.float32),
-            None if bias is None else load.tensor(bias, torch.float32),
-            norm.eps,
-        )
-
-    def layer(self, x: Tensor, reader: Weight | None = None) -> Tensor | Quantized:
-        """The layer norm of x [M, W], as what reads it wants it."""
-        rows = None if reader is None else rows_of(reader)
-        return fused.layer_norm(x, self.weight, self.bias, eps=self.eps, rows=rows)
-
-    def rms(
-        self, x: Tensor, reader: Weight | None = None, out: Tensor | None = None
-    ) -> Tensor | Quantized:
-        """The RMS norm of x [M, W], as what reads it wants it."""
-        rows = None if reader is None else rows_of(reader)
-        return fused.rms_norm(x, self.weight, eps=self.eps, rows=rows, out=out)
-
-
-@dataclass(frozen=True, eq=False)
 class Block:
     """A pre-norm block of attention with biases and two linears around tanh-GELU."""
 
-    before_attention: NormWeight
+    before_attention: Norm
     qkv: Weight
     output: Weight
-    before_mlp: NormWeight
+    before_mlp: Norm
     first: Weight
     second: Weight
 
     def mlp(self, x: Tensor) -> Tensor:
         """X [M, W] with what the MLP adds, in place."""
-        y = fused.linear(self.before_mlp.layer(x, self.first), self.first, activation='gelu_tanh')
+        y = normed(x, self.before_mlp, self.first)
+        y = fused.linear(y, self.first, activation='gelu_tanh')
         return fused.linear(y, self.second, residual=x, out=x)
 
 
@@ -77,11 +48,10 @@ def heads_of(y: Tensor, parts: int, heads: int) -> Sequence[Tensor]:
 
 
 class SiglipWeights:
-    """A tower's weights as the forward pass reads them.
+    """A tower's weights as the forward pass reads them, but for its last norm.
 
     Attributes:
         config: sizes of the tower.
-        after: the norm of the features; for what reads them to apply.
     """
 
     def __init__(self, load: WeightLoader, tower: VisionTower, config: VisionConfig) -> None:
@@ -93,7 +63,6 @@ class SiglipWeights:
         self.patch = load.float_weight(nn.functional.pad(matrix, padding), patch.bias)
         self.positions = load.tensor(tower.embeddings.position_embedding.weight, load.dtype)
         self.layers = tuple(_layer(load, layer) for layer in tower.encoder.layers)
-        self.after = NormWeight.of(load, tower.post_layernorm)
 
 
 class SiglipForward:
@@ -114,13 +83,13 @@ class SiglipForward:
         self._positions = weights.positions.repeat(views, 1)
 
     def run(self) -> Tensor:
-        """Features of `images` before the norm `after`: [views tokens, width]."""
+        """Features of `images` before the tower's last norm: [views tokens, width]."""
         config = self.weights.config
         scale = (config.width // config.heads) ** -0.5
         segment = config.tokens if self.views > 1 else None
         x = fused.linear(self._cut(), self.weights.patch, residual=self._positions)
         for layer in self.weights.layers:
-            y = fused.linear(layer.before_attention.layer(x, layer.qkv), layer.qkv)
+            y = fused.linear(normed(x, layer.before_attention, layer.qkv), layer.qkv)
             query, keys, values = heads_of(y, 3, config.heads)
             y = fused.attention(query, keys, values, scale=scale, segment=segment)
             x = fused.linear(y, layer.output, residual=x, out=x)
@@ -141,10 +110,10 @@ class SiglipForward:
 def _layer(load: WeightLoader, layer: Any) -> Block:
     attention = layer.self_attn
     return Block(
-        NormWeight.of(load, layer.layer_norm1),
+        load_norm(load, layer.layer_norm1),
         load.weight(attention.q_proj, attention.k_proj, attention.v_proj),
         load.weight(attention.out_proj),
-        NormWeight.of(load, layer.layer_norm2),
+        load_norm(load, layer.layer_norm2),
         load.weight(layer.mlp.fc1),
         load.weight(layer.mlp.fc2),
     )
