@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures fitted where the network runs are those that the processors make on the CPU."""
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from quantvla_ros.contract.load import load_contract
 from quantvla_ros.engine.graph import Captured
-from quantvla_ros.engine.pictures import PicturePath, picture_sizes
+from quantvla_ros.engine.pictures import PicturePath, PictureReader
 from quantvla_ros.errors import ObservationError
 from quantvla_ros.models import smolvla_processor
 from quantvla_ros.models.architectures import load_processor
@@ -122,6 +123,11 @@ def test_a_picture_is_the_processors(way, height, width):
     assert (found > 0.5).float().mean() < 1e-3  # one level, where fractions are cut off
 
 
+@pytest.mark.parametrize('way', sorted(WAYS.keys() - {'groot_isaac_cut'}))
+def test_a_picture_of_the_right_size_is_the_processors_to_the_bit(way):
+    assert not differences(way, noise(224, 224)).any()
+
+
 @each_way
 @pytest.mark.parametrize('size', [56, 512])
 def test_other_squares_are_filled_alike(way, size):
@@ -218,7 +224,7 @@ def test_a_camera_that_changes_its_size_is_refused_and_nothing_is_sent():
     made.load(first, out)
     before = out.clone()
     turned = {'0': noise(48, 64, 1), '1': noise(30, 40)}
-    with pytest.raises(ObservationError, match=r'1: expected .* 60 x 60 .*found 40 x 30'):
+    with pytest.raises(ObservationError, match=r'1: expected .* 60 x 60, .*found one of 40 x 30'):
         made.send(turned)
     made.fit(out)
     assert torch.equal(out, before)
@@ -226,8 +232,8 @@ def test_a_camera_that_changes_its_size_is_refused_and_nothing_is_sent():
 
 @pytest.mark.parametrize(('picture', 'message'), [
     (None, 'found none'),
-    (np.zeros((48, 64, 4), np.uint8), 'found 64 x 48 x 4'),
-    (np.zeros((48, 64), np.uint8), 'found 64 x 48'),
+    (np.zeros((48, 64, 4), np.uint8), r'3 colours, found \(48, 64, 4\)'),
+    (np.zeros((48, 64), np.uint8), r'3 colours, found \(48, 64\)'),
     (np.zeros((48, 64, 3), np.float32), 'bytes, found float32'),
 ])
 def test_what_is_not_such_a_picture_is_refused(picture, message):
@@ -300,15 +306,63 @@ def test_a_processor_divides_into_pictures_and_the_rest(kind, tmp_path):
         if name not in ('images', 'image_masks', 'pixel_values'):
             assert torch.equal(getattr(rest, name), value), name
     assert len(rest.pixel_values if hasattr(rest, 'pixel_values') else rest.images) == 0
-    sizes = picture_sizes(processor.slots, seen.images)
-    assert sizes[processor.slots[-1]] == (50, 60) and tuple(sizes) == processor.slots
-    made = PicturePath(processor.picture_fit, sizes, processor.image, CPU)
-    out = torch.full_like(_pictures(whole), torch.nan)
-    made.load(seen.images, out)
-    found = (out - _pictures(whole)).abs() * 127.5
-    assert found.max() <= (1.001 if 'isaac' in kind else 1e-3)
+    again = processor.with_pictures(rest, _pictures(whole))
+    assert same(again, whole)
+    found = PictureReader(processor, CPU)(seen)
+    difference = (_pictures(found) - _pictures(whole)).abs() * 127.5
+    assert difference.max() <= (1.001 if 'isaac' in kind else 1e-3)
     if kind in ('pi05 openpi', 'groot lerobot'):
-        assert torch.equal(out, _pictures(whole))
+        assert same(found, whole)
+    with pytest.raises(ObservationError, match='expected pictures for'):
+        PictureReader(processor, CPU)(replace(seen, images={}))
+
+
+def same(one, other):
+    """Whether inputs are equal to the bit, and lists as long."""
+    for name, value in vars(one).items():
+        values, others = value, getattr(other, name)
+        if isinstance(value, torch.Tensor):
+            values, others = [value], [others]
+        if not all(torch.equal(a, b) for a, b in zip(values, others, strict=True)):
+            return False
+    return True
+
+
+@pytest.fixture
+def smolvla(tmp_path):
+    directory = smolvla_samples.write_checkpoint(tmp_path / 'checkpoint')
+    return load_processor(directory, read_config(directory))
+
+
+def test_the_first_pictures_settle_the_sizes_and_a_warm_up_does_not(smolvla):
+    reader = PictureReader(smolvla, CPU)
+    small = pi05_directories.observation(smolvla, size=smolvla.image, instruction='pick')
+    large, other = (
+        pi05_directories.observation(smolvla, size=size, instruction='pick') for size in (60, 61)
+    )
+    assert torch.equal(_pictures(reader(small)), _pictures(smolvla.inputs(small)))
+    held = _pictures(reader(large))
+    with pytest.raises(ObservationError, match=r'of 60 x 60, .* found one of 61 x 61'):
+        reader(other)
+    reader(small)
+    torch.testing.assert_close(_pictures(reader(large)), held, rtol=0, atol=0)
+
+
+def test_sizes_can_be_settled_before_the_first_pictures(smolvla):
+    reader = PictureReader(smolvla, CPU)
+    reader.prepare(dict.fromkeys(smolvla.slots, (48, 64)))
+    seen = pi05_directories.observation(smolvla, size=60, instruction='pick')
+    with pytest.raises(ObservationError, match=r'of 64 x 48, .* found one of 60 x 60'):
+        reader(seen)
+
+
+def test_an_absent_camera_has_no_picture(smolvla):
+    reader = PictureReader(smolvla, CPU)
+    seen = pi05_directories.observation(smolvla, size=60, instruction='pick')
+    alone = replace(seen, images={smolvla.slots[1]: seen.images[smolvla.slots[1]]})
+    both = _pictures(reader(seen)).clone()
+    assert torch.equal(_pictures(reader(alone)), both[1:])
+    assert torch.equal(_pictures(reader(seen)), both)
 
 
 @gpu

@@ -17,13 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from quantvla_ros.engine.graph import Captured
 from quantvla_ros.errors import ObservationError
+from quantvla_ros.models.architecture import Processor
 from quantvla_ros.models.fitting import Fit, Taps
+from quantvla_ros.observation.types import Observation
 
 Size = tuple[int, int]  # height and width
 
@@ -32,7 +36,67 @@ _COLUMNS, _ROWS = 2, 1  # dimensions of [views, rows, columns, 3]
 
 def picture_sizes(slots: Sequence[str], images: Mapping[str, np.ndarray]) -> dict[str, Size]:
     """Height and width of an observation's pictures, in the network's order of slots."""
-    return {slot: images[slot].shape[:2] for slot in slots if slot in images}
+    found = ((slot, images[slot].shape) for slot in slots if slot in images)
+    return {slot: (shape[0], shape[1]) for slot, shape in found}
+
+
+class PictureReader:
+    """An observation to a network's inputs, as a processor's `inputs`, pictures fitted on a device.
+
+    A contract names no sizes: a camera's is that of its first picture, and from then on another is
+    an error, for a new one takes memory and a graph, which have no place on the control path. What
+    is needed can be had earlier by `prepare`. Pictures of the network's own size, as a warm-up
+    makes them, are always taken and settle nothing. Not thread-safe.
+    """
+
+    def __init__(self, processor: Processor, device: torch.device) -> None:
+        self._processor, self._device = processor, device
+        self._settled: dict[str, Size] = {}
+        self._made: dict[tuple[tuple[str, Size], ...], _Prepared] = {}
+
+    def __call__(self, observation: Observation) -> Any:
+        """Inputs on the host but for the pictures, which the current stream puts on the device.
+
+        The pictures lie where the next ones will.
+
+        Raises:
+            ObservationError: as `inputs`; a picture of another size than its camera's first.
+        """
+        slots = self._processor.views(observation)
+        rest = self._processor.inputs_without_pictures(observation)
+        made = self.prepare(picture_sizes(slots, observation.images))
+        made.path.send(observation.images)
+        made.run()
+        return self._processor.with_pictures(rest, made.pictures)
+
+    def prepare(self, sizes: Mapping[str, Size]) -> _Prepared:
+        """Make ready for pictures of these sizes, all that an observation will hold.
+
+        Args:
+            sizes: height and width by slot, in the network's order, as of `picture_sizes`.
+        Raises:
+            ObservationError: a camera has another size already.
+        """
+        made = self._made.get(tuple(sizes.items()))
+        if made is None:
+            side = self._processor.image
+            if any(size != (side, side) for size in sizes.values()):
+                for slot, size in sizes.items():
+                    _unchanged(slot, self._settled.get(slot, size), size)
+                self._settled.update(sizes)
+            path = PicturePath(self._processor.picture_fit, sizes, side, self._device)
+            made = self._made[tuple(sizes.items())] = _Prepared(path, self._device)
+        return made
+
+
+class _Prepared:
+    """A path, and the pictures that it fills, in a graph where there is a GPU."""
+
+    def __init__(self, path: PicturePath, device: torch.device) -> None:
+        self.path = path
+        shape = (len(path.sizes), 3, path.image, path.image)
+        self.pictures = torch.zeros(shape, device=device)
+        self.run = Captured(lambda: path.fit(self.pictures), device)
 
 
 class PicturePath:
@@ -203,17 +267,25 @@ class _Pass:
 
 
 def _check(slot: str, size: Size, picture: np.ndarray | None) -> None:
-    height, width = size
     if picture is None:
         raise ObservationError(
-            f'{slot}: expected a picture of {width} x {height}, found none; make the camera '
+            f'{slot}: expected a picture of {size[1]} x {size[0]}, found none; make the camera '
             f'required in the contract'
         )
     if picture.dtype != np.uint8:
         raise ObservationError(f'{slot}: expected a picture of bytes, found {picture.dtype}')
-    if picture.shape != (height, width, 3):
-        found = ' x '.join(str(n) for n in (*picture.shape[1::-1], *picture.shape[2:]))
+    if picture.shape[2:] != (3,):
         raise ObservationError(
-            f'{slot}: expected a picture of {width} x {height} x 3, as the policy was prepared '
-            f'for, found {found}; let the camera keep its size, or configure the policy again'
+            f'{slot}: expected a picture of rows, columns and 3 colours, found {picture.shape}'
+        )
+    _unchanged(slot, size, picture.shape[:2])
+
+
+def _unchanged(slot: str, expected: Size, found: tuple[int, ...]) -> None:
+    if found != expected:
+        (height, width), (rows, columns) = expected, found
+        raise ObservationError(
+            f'{slot}: expected pictures of {width} x {height}, for which the policy was prepared, '
+            f'found one of {columns} x {rows}; let the camera keep its size, or configure the '
+            f'policy again'
         )

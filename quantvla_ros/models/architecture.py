@@ -86,6 +86,14 @@ class Processor(Protocol):
         """
         ...
 
+    def views(self, observation: Observation) -> tuple[str, ...]:
+        """Slots of the pictures that the network gets of an observation, in its order.
+
+        Raises:
+            ObservationError: one that it cannot do without is missing.
+        """
+        ...
+
     def inputs_without_pictures(
         self, observation: Observation, device: torch.device | str = 'cpu'
     ) -> Any:
@@ -93,6 +101,13 @@ class Processor(Protocol):
 
         Raises:
             ObservationError: the state or the command does not fit the policy.
+        """
+        ...
+
+    def with_pictures(self, inputs: Any, pictures: Tensor) -> Any:
+        """Inputs without pictures, and [views, 3, image, image] pictures, as `inputs` has them.
+
+        The pictures may be on another device than the rest.
         """
         ...
 
@@ -109,6 +124,18 @@ class Processor(Protocol):
                 there.
         Returns:
             [chunk, action_size] float32 in the robot's units.
+        """
+        ...
+
+    def normalized(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """Actions as the network would have given them: the inverse of `actions`.
+
+        Args:
+            actions: [chunk, action_size] in the robot's units.
+            state: [state_size] of the observation that relative ones are to start from.
+        Returns:
+            [chunk, action_size] float32; what has no range in the data has no scale and may be
+            large.
         """
         ...
 

@@ -170,6 +170,17 @@ class GrootProcessor:
             ObservationError: a picture is missing, the state has another size, or the command
                 holds a token of the prompt's own.
         """
+        views = self.views(observation)
+        rest = self.inputs_without_pictures(observation, device)
+        pictures = torch.stack([self.picture(observation.images[slot]) for slot in views])
+        return self.with_pictures(rest, pictures.to(device))
+
+    def views(self, observation: Observation) -> tuple[str, ...]:
+        """Slots of the pictures that the network gets, in its order: all.
+
+        Raises:
+            ObservationError: a picture is missing.
+        """
         lacking = [slot for slot in self.slots if slot not in observation.images]
         if lacking:
             raise ObservationError(
@@ -177,9 +188,7 @@ class GrootProcessor:
                 f'{", ".join(lacking)}; GR00T N1.5 needs every camera: make them required in the '
                 f'contract'
             )
-        rest = self.inputs_without_pictures(observation, device)
-        pictures = torch.stack([self.picture(observation.images[slot]) for slot in self.slots])
-        return replace(rest, pixel_values=pictures.to(device))
+        return self.slots
 
     def inputs_without_pictures(
         self, observation: Observation, device: torch.device | str = 'cpu'
@@ -199,6 +208,10 @@ class GrootProcessor:
             torch.from_numpy(self.state.normalize(state))[None, None].to(device),
             torch.tensor([self.embodiment_id], device=device),
         )
+
+    def with_pictures(self, inputs: GrootInputs, pictures: Tensor) -> GrootInputs:
+        """Inputs without pictures, and [views, 3, image, image] pictures, as `inputs` has them."""
+        return replace(inputs, pixel_values=pictures)
 
     def picture_fit(self, height: int, width: int) -> Fit:
         """How `picture` fits pictures of one size."""
@@ -233,6 +246,10 @@ class GrootProcessor:
     def actions(self, raw: Tensor, state: np.ndarray) -> np.ndarray:
         """[1, chunk, >= action_size] network output to [chunk, action_size] in robot units."""
         return self.action.restore(raw[0].float().cpu().numpy())
+
+    def normalized(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """[chunk, action_size] in robot units to [chunk, action_size] as the network gives them."""
+        return np.stack([self.action.normalize(row)[: self.action_size] for row in actions])
 
 
 _SAY = f'describe the data in {FILE} (docs/checkpoints.md), config/data holds some to copy'

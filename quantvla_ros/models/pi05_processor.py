@@ -38,7 +38,7 @@ from quantvla_ros.models.lerobot_steps import (
 from quantvla_ros.models.normalization import Normalizer
 from quantvla_ros.models.openpi_files import CAMERAS, MAX_TOKENS, is_openpi, read_openpi_files
 from quantvla_ros.models.pi05 import ModelInputs, PI05Config
-from quantvla_ros.models.relative_actions import add_state
+from quantvla_ros.models.relative_actions import add_state, without_state
 from quantvla_ros.models.sizes import whole_number
 from quantvla_ros.models.tokenizer import (
     PALIGEMMA,
@@ -179,17 +179,23 @@ class PI05Processor:
         """
         images = [
             _RESIZES[self.resize](observation.images[slot], self.image, device)
-            for slot in self.slots
-            if slot in observation.images
+            for slot in self.views(observation)
         ]
-        if not images:
+        return _with(self.inputs_without_pictures(observation, device), images)
+
+    def views(self, observation: Observation) -> tuple[str, ...]:
+        """Slots of the pictures that the network gets, in its order.
+
+        Raises:
+            ObservationError: there are none.
+        """
+        found = tuple(slot for slot in self.slots if slot in observation.images)
+        if not found:
             raise ObservationError(
                 f'expected pictures for {", ".join(self.slots)}, found '
                 f'{", ".join(observation.images) or "none"}; check the contract\'s camera slots'
             )
-        rest = self.inputs_without_pictures(observation, device)
-        present = torch.ones(1, dtype=torch.bool, device=device)
-        return replace(rest, images=images, image_masks=[present] * len(images))
+        return found
 
     def inputs_without_pictures(
         self, observation: Observation, device: torch.device | str = 'cpu'
@@ -197,6 +203,10 @@ class PI05Processor:
         """As `inputs`, but for the pictures, which are left out."""
         tokens = torch.tensor([self.tokens(observation)], device=device)
         return ModelInputs([], [], tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+    def with_pictures(self, inputs: ModelInputs, pictures: Tensor) -> ModelInputs:
+        """Inputs without pictures, and [views, 3, image, image] pictures, as `inputs` has them."""
+        return _with(inputs, list(pictures.split(1)))
 
     def picture_fit(self, height: int, width: int) -> Fit:
         """How `inputs` fits pictures of one size."""
@@ -235,6 +245,16 @@ class PI05Processor:
         """[1, chunk, >= D] network output to [chunk, D] float32 in the robot's units."""
         restored = self.action.restore(raw[0, :, : self.action.size].float().cpu().numpy())
         return add_state(restored, state, self.relative)
+
+    def normalized(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """[chunk, D] in the robot's units to [chunk, D] float32 as the network gives them."""
+        own = without_state(actions, state, self.relative)
+        return np.asarray(self.action.normalize(own), np.float32)
+
+
+def _with(inputs: ModelInputs, images: list[Tensor]) -> ModelInputs:
+    present = inputs.token_mask.new_ones(1)
+    return replace(inputs, images=images, image_masks=[present] * len(images))
 
 
 def _lerobot(

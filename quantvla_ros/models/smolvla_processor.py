@@ -137,17 +137,23 @@ class SmolVLAProcessor:
         """
         images = [
             fit(to_tensor(observation.images[slot], device), self.image)
-            for slot in self.slots
-            if slot in observation.images
+            for slot in self.views(observation)
         ]
-        if not images:
+        return _with(self.inputs_without_pictures(observation, device), images)
+
+    def views(self, observation: Observation) -> tuple[str, ...]:
+        """Slots of the pictures that the network gets, in its order.
+
+        Raises:
+            ObservationError: there are none.
+        """
+        found = tuple(slot for slot in self.slots if slot in observation.images)
+        if not found:
             raise ObservationError(
                 f'expected pictures for {", ".join(self.slots)}, found '
                 f'{", ".join(observation.images) or "none"}; check the contract\'s camera slots'
             )
-        rest = self.inputs_without_pictures(observation, device)
-        present = torch.ones(1, dtype=torch.bool, device=device)
-        return replace(rest, images=images, image_masks=[present] * len(images))
+        return found
 
     def inputs_without_pictures(
         self, observation: Observation, device: torch.device | str = 'cpu'
@@ -156,6 +162,10 @@ class SmolVLAProcessor:
         tokens = torch.tensor([self.tokens(observation.instruction)], device=device)
         mask = torch.ones_like(tokens, dtype=torch.bool)
         return SmolVLAInputs([], [], tokens, mask, self.state(observation.state).to(device))
+
+    def with_pictures(self, inputs: SmolVLAInputs, pictures: Tensor) -> SmolVLAInputs:
+        """Inputs without pictures, and [views, 3, image, image] pictures, as `inputs` has them."""
+        return _with(inputs, list(pictures.split(1)))
 
     def picture_fit(self, height: int, width: int) -> Fit:
         """How `inputs` fits pictures of one size: `fit`, written out."""
@@ -196,6 +206,15 @@ class SmolVLAProcessor:
     def actions(self, raw: Tensor, state: np.ndarray) -> np.ndarray:
         """[1, chunk, >= D] network output to [chunk, D] float32 in the robot's units."""
         return self.steps.actions(raw[0].float().cpu().numpy(), state)
+
+    def normalized(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """[chunk, D] in the robot's units to [chunk, D] float32 as the network gives them."""
+        return self.steps.normalized(actions, state)
+
+
+def _with(inputs: SmolVLAInputs, images: list[Tensor]) -> SmolVLAInputs:
+    present = inputs.token_mask.new_ones(1)
+    return replace(inputs, images=images, image_masks=[present] * len(images))
 
 
 def prompt(instruction: str) -> str:
