@@ -26,7 +26,7 @@ from quantvla_ros.kernels.gemm_tiles import FEW_ROWS, GemmTile, Product
 from quantvla_ros.kernels.tile_search import promising, search
 from quantvla_ros.kernels.tile_table import Gpu, read_table, table_path
 from quantvla_ros.models.pi05 import PI05Config
-from quantvla_ros.models.smolvla import SmolVLAConfig
+from quantvla_ros.models.siglip import VisionConfig
 
 GPU = Gpu('NVIDIA Test', (9, 0), 132, 227 * 1024)
 SLOW, FAST, BAD = (GemmTile(16, 64, 128, 4, stages) for stages in (2, 3, 4))
@@ -101,7 +101,10 @@ def test_the_products_are_those_that_the_engine_runs(monkeypatch, views):
         return call
 
     gated, heads = {'pairs': True}, {'pairs': True, 'heads': True}
-    operations = {'linear': {}, 'linear_norm': {'joined': True}, 'gated_linear': gated, 'attention_inputs': heads}
+    operations = {
+        'linear': {}, 'linear_norm': {'joined': True}, 'gated_linear': gated,
+        'attention_inputs': heads,
+    }  # fmt: skip
     for name, kind in operations.items():
         monkeypatch.setattr(fused, name, noting(getattr(fused, name), kind))
     forward = PI05Forward(PI05Weights(model, torch.device('cpu'), torch.float32), views, 7)
@@ -121,8 +124,8 @@ def test_the_products_are_those_that_the_engine_runs(monkeypatch, views):
 
 
 def test_a_network_without_an_engine_is_refused():
-    with pytest.raises(BackendError, match='found SmolVLA'):
-        products(SmolVLAConfig(), Workload(1, 1))
+    with pytest.raises(BackendError, match=r'PI05, Groot, SmolVLA.*found Vision'):
+        products(VisionConfig(), Workload(1, 1))
 
 
 @pytest.mark.parametrize('wrong', [{'views': 0}, {'tokens': 10**6}, {'chunk': -1}])
@@ -137,6 +140,15 @@ def test_the_list_names_every_product_once_and_needs_no_gpu(capsys):
     assert len(lines) == 15
     assert 'int8 816 x 2048 -> 32768 pairs' in lines[8]
     assert 'backbone gate+up' in lines[8]
+
+
+@pytest.mark.parametrize('model', ['gr00t_n1_5', 'smolvla'])
+def test_other_networks_are_known_by_their_names(capsys, model):
+    assert main(['tune', '--list', '--model', model, '--views', '3', '--precision', 'w8a8']) == 0
+    text = capsys.readouterr().out
+    # Three pictures and the prompt's 48 tokens; SmolVLA's state is a token of the prefix.
+    rows = {'gr00t_n1_5': 3 * 256 + 48, 'smolvla': 3 * 64 + 48 + 1}[model]
+    assert f'int8 {rows} x ' in text and 'backbone gate+up' in text
 
 
 def test_products_that_several_workloads_share_are_listed_once(capsys):
@@ -160,7 +172,7 @@ def test_without_a_gpu_it_says_so_in_one_line(capsys):
         (['--precision', 'fp8'], '--precision'),
         (['--views', 'two'], '--views'),
         (['--views', '0'], 'views'),
-        (['--model', 'smolvla'], 'pi05'),
+        (['--model', 'smolvla2'], 'config.json'),
         (['--model', '/nowhere'], 'config.json'),
         (['--device', 'cpu'], 'a CPU has no tiles'),
         (['--device', 'gpu7'], '--device'),

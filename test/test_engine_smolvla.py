@@ -14,10 +14,12 @@ from engine_smolvla_samples import expected, inputs, narrowed, network
 from safetensors.torch import load_file
 
 from quantvla_ros.engine.graph import Graphs, Shape
+from quantvla_ros.engine.products import Workload, products
 from quantvla_ros.engine.smolvla import SmolVLAForward, SmolVLAWeights
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused
-from quantvla_ros.kernels.fused_types import FloatWeight, Int8Weight, Stacked
+from quantvla_ros.kernels.fused_types import FloatWeight, Int8Weight, Quantized, Stacked
+from quantvla_ros.kernels.gemm_tiles import FEW_ROWS, Product
 from quantvla_ros.models import load_model
 
 CPU = torch.device('cpu')
@@ -158,6 +160,36 @@ def test_what_cross_layers_read_is_projected_once_for_all_steps(monkeypatch):
     run(SmolVLAForward(weights('float'), 2, 8), inputs(2, 6))
     crossings = [one for one in weights('float').crossings if one is not None]
     assert [seen[id(w)] for one in crossings for w in (one.keys, one.values)] == [1] * 4
+
+
+@pytest.mark.parametrize('views', [1, 3])
+def test_the_products_to_tune_are_those_that_the_engine_runs(monkeypatch, views):
+    model, seen = network('float'), Counter()
+
+    def noting(function, kind):
+        def call(x, weight, *arguments, **options):
+            rows = (x.values if isinstance(x, Quantized) else x).shape[0]
+            few = {name: rows <= FEW_ROWS for name in kind if name == 'joined'}
+            found = {**kind, **few}
+            seen[Product('bfloat16', rows, weight.outputs, weight.columns, **found)] += 1
+            return function(x, weight, *arguments, **options)
+
+        return call
+
+    gated, heads = {'pairs': True}, {'pairs': True, 'heads': True}
+    operations = {
+        'linear': {}, 'linear_norm': {'joined': True}, 'gated_linear': gated,
+        'attention_inputs': heads,
+    }  # fmt: skip
+    for name, kind in operations.items():
+        monkeypatch.setattr(fused, name, noting(getattr(fused, name), kind))
+    run(SmolVLAForward(weights('float'), views, 7), inputs(views, 7))
+    wanted = Counter()
+    for one in products(model.config, Workload(views, 7)):
+        wanted[one.product] += one.times
+    # Left out: the patch embedding, the state, and the actions in (two layers) and out.
+    assert not wanted - seen
+    assert sum((seen - wanted).values()) == 2 + 3 * model.config.steps
 
 
 @pytest.mark.parametrize(('views', 'tokens'), [(1, 6), (3, 6), (2, 17), (2, 0)])

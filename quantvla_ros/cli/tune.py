@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
         '--model', default='pi05', metavar='MODEL',
-        help='pi05 (the public sizes), or a checkpoint or artifact directory (default pi05)',
+        help='pi05 (default), gr00t_n1_5 or smolvla (the public sizes), or a checkpoint or '
+        'artifact directory',
     )
     parser.add_argument('--views', default='2,3', metavar='LIST', help='cameras (default 2,3)')
     parser.add_argument(
@@ -141,16 +142,12 @@ def _products(args: argparse.Namespace) -> dict[Any, list[str]]:
 
 def _config(model: str) -> Any:
     """The sizes of a network, by name or of a directory."""
-    from quantvla_ros.models.architectures import ARCHITECTURES, empty_network
+    from quantvla_ros.engine.products import PUBLIC
+    from quantvla_ros.models.architectures import empty_network
     from quantvla_ros.models.checkpoint import read_config
-    from quantvla_ros.models.pi05 import PI05Config
 
-    if model == 'pi05':
-        return PI05Config()
-    if model in ARCHITECTURES and not Path(model).exists():
-        raise BackendError(
-            f'--model: expected a network with an engine of its own (pi05), found {model}'
-        )
+    if model in PUBLIC and not Path(model).exists():
+        return PUBLIC[model]()
     return empty_network(read_config(Path(model))).config
 
 

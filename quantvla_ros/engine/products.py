@@ -16,6 +16,13 @@ from quantvla_ros.kernels.gemm_tiles import FEW_ROWS, Product
 from quantvla_ros.models.dit import EXPANSION
 from quantvla_ros.models.groot_n15 import GrootConfig
 from quantvla_ros.models.pi05 import PI05Config
+from quantvla_ros.models.prefix import StackConfig
+from quantvla_ros.models.smolvla import SmolVLAConfig
+
+# Networks of public sizes by the names that people use.
+PUBLIC: dict[str, Callable[[], Any]] = {
+    'pi05': PI05Config, 'gr00t_n1_5': GrootConfig, 'smolvla': SmolVLAConfig,
+}
 
 # What the tiles of a precision are looked for; a network of one holds bfloat16 products besides.
 PRECISIONS: dict[str, tuple[str, int]] = {
@@ -171,7 +178,55 @@ def _groot(config: GrootConfig, workload: Workload) -> list[NamedProduct]:
     ]  # fmt: skip
 
 
+def _smolvla(config: SmolVLAConfig, workload: Workload) -> list[NamedProduct]:
+    vision, text, expert, square = config.vision, config.text, config.expert, config.shuffle**2
+    seen = workload.views * vision.tokens
+    pictures = seen // square
+    read = 1 + pictures + workload.tokens  # the state is a token of the prefix
+    chunk = config.chunk if workload.chunk is None else workload.chunk
+    once = text.depth - 1  # the last layer has keys and values only
+    mixing = -(-expert.depth // config.self_every)  # layers that attend to their own tokens too
+    crossing = expert.depth - mixing
+
+    def product(
+        name: str, times: int, rows: int, columns: int, outputs: int,
+        *, joined: bool = False, **kind: bool,
+    ) -> NamedProduct:
+        joined = joined and rows <= FEW_ROWS
+        sizes = Product('bfloat16', rows, outputs, columns, joined=joined, **kind)
+        return NamedProduct(name, sizes, times)
+
+    def after(name: str, times: int, rows: int, stack: StackConfig) -> list[NamedProduct]:
+        """What follows the attention of a layer."""
+        inner = stack.heads * stack.head_dim
+        return [
+            product(f'{name} o', times, rows, inner, stack.width, joined=True),
+            product(f'{name} gate+up', times, rows, stack.width, 2 * stack.mlp, pairs=True),
+            product(f'{name} down', times, rows, stack.mlp, stack.width, joined=True),
+        ]
+
+    heads = {'pairs': True, 'heads': True}
+    queries, kv = expert.heads * expert.head_dim, expert.kv_heads * expert.head_dim
+    own = queries + 2 * kv  # the language model's are as many
+    steps = config.steps
+    return [
+        product('vision q+k+v', vision.depth, seen, vision.width, 3 * vision.width),
+        product('vision o', vision.depth, seen, vision.width, vision.width),
+        product('vision fc1', vision.depth, seen, vision.width, vision.mlp),
+        product('vision fc2', vision.depth, seen, vision.mlp, vision.width),
+        product('projector', 1, pictures, vision.width * square, text.width),
+        product('backbone q+k+v', once, read, text.width, own, **heads),
+        product('backbone k+v of the last layer', 1, read, text.width, 2 * kv, **heads),
+        *after('backbone', once, read, text),
+        product('keys and values of cross layers', 2 * crossing, read, kv, kv),
+        product('expert q+k+v', mixing * steps, chunk, expert.width, own, **heads),
+        product('expert q', crossing * steps, chunk, expert.width, queries, **heads),
+        *after('expert', expert.depth * steps, chunk, expert),
+    ]  # fmt: skip
+
+
 _BY_CONFIG: Mapping[type, Callable[[Any, Workload], list[NamedProduct]]] = {
     PI05Config: _pi05,
     GrootConfig: _groot,
+    SmolVLAConfig: _smolvla,
 }
