@@ -7,13 +7,16 @@ import statistics
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import smolvla_samples
 import torch
 from engine_samples import QUANTIZED, relative
 from engine_smolvla_samples import expected, inputs, narrowed, network
 from safetensors.torch import load_file
 
 from quantvla_ros.engine.graph import Graphs, Shape
+from quantvla_ros.engine.policy import load_policy
 from quantvla_ros.engine.products import Workload, products
 from quantvla_ros.engine.smolvla import SmolVLAForward, SmolVLAWeights
 from quantvla_ros.errors import BackendError
@@ -21,6 +24,7 @@ from quantvla_ros.kernels import fused
 from quantvla_ros.kernels.fused_types import FloatWeight, Int8Weight, Quantized, Stacked
 from quantvla_ros.kernels.gemm_tiles import FEW_ROWS, Product
 from quantvla_ros.models import load_model
+from quantvla_ros.observation.types import Observation
 
 CPU = torch.device('cpu')
 FIXTURE = Path(__file__).resolve().parents[2] / 'shared' / 'fixtures' / 'smolvla_tiny'
@@ -212,3 +216,21 @@ def test_the_smallest_prepared_shape_that_fits_is_chosen():
         assert relative(result, expected(network('float'), *given)[0]) < 3e-6
         forward.actions.fill_(torch.nan)
         assert torch.isfinite(result).all()  # the caller's own
+
+
+def test_a_policy_gives_the_same_chunk_with_and_without_the_engine(tmp_path):
+    checkpoint = smolvla_samples.write_checkpoint(tmp_path / 'checkpoint')
+    plain, ours = load_policy(checkpoint), load_policy(checkpoint, engine='graph', views=(1, 2))
+    generator = np.random.default_rng(0)
+    for cameras, words in ((2, 'push the red cube'), (1, 'push'), (2, 'push it again')):
+        observation = Observation(
+            stamp=0,
+            images={
+                slot: generator.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+                for slot in plain.processor.slots[:cameras]
+            },
+            state=generator.normal(size=6).astype(np.float32),
+            instruction=words,
+        )
+        wanted = plain.infer(observation, seed=cameras)
+        np.testing.assert_allclose(ours.infer(observation, seed=cameras), wanted, atol=1e-5)

@@ -17,7 +17,9 @@ from torch import Tensor
 from quantvla_ros.engine.graph import Shape
 from quantvla_ros.engine.pi05 import PI05Forward, PI05Weights
 from quantvla_ros.engine.shapes import prompt_lengths
+from quantvla_ros.engine.smolvla import SmolVLAForward, SmolVLAWeights
 from quantvla_ros.models.pi05 import ModelInputs
+from quantvla_ros.models.smolvla import SmolVLAInputs
 
 
 class Forward(Protocol):
@@ -93,24 +95,38 @@ class EngineKind:
     direction: int
 
 
-class _PI05(PI05Forward):
+class _EmbedsOnce:
     """Embeds a prompt once for as long as it stays the same."""
 
     _held: Tensor | None = None
 
     def set_prompt(self, tokens: Tensor) -> None:
-        """As PI05Forward."""
+        """As the forward pass's own."""
         if self._held is not None and torch.equal(self._held, tokens):
             return
         self._held = None  # what follows may fail half-way
-        super().set_prompt(tokens)
+        super().set_prompt(tokens)  # type: ignore[misc]
         self._held = tokens.clone()
+
+
+class _PI05(_EmbedsOnce, PI05Forward):
+    pass
+
+
+class _SmolVLA(_EmbedsOnce, SmolVLAForward):
+    pass
 
 
 def _pi05(inputs: ModelInputs) -> Given:
     pictures = [image[0] for image in inputs.images]
     tokens = inputs.tokens[0]
     return Given(Shape(len(pictures), len(tokens)), (pictures, tokens))
+
+
+def _smolvla(inputs: SmolVLAInputs) -> Given:
+    pictures = [image[0] for image in inputs.images]
+    tokens = inputs.tokens[0]
+    return Given(Shape(len(pictures), len(tokens)), (pictures, tokens, inputs.state))
 
 
 def _up_to_the_processors_longest(processor: Any) -> tuple[int, ...]:
@@ -122,6 +138,13 @@ ENGINES: Mapping[str, EngineKind] = {
         weights=PI05Weights,
         forward=_PI05,
         given=_pi05,
+        lengths=_up_to_the_processors_longest,
+        direction=-1,
+    ),
+    'smolvla': EngineKind(
+        weights=SmolVLAWeights,
+        forward=_SmolVLA,
+        given=_smolvla,
         lengths=_up_to_the_processors_longest,
         direction=-1,
     ),
