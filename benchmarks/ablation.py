@@ -157,7 +157,7 @@ def closed_loop(work: Work) -> int:
     for name, path, noise in work.policies():
         settings = argparse.Namespace(
             contract=args.contract, device=args.device, steps=args.steps, delay=args.delay,
-            seed=noise, jobs=args.jobs,
+            seed=noise, jobs=args.jobs, allow_fallback=False,
         )
         known = work.outcomes(name)
         for batch in batches_of(path, range(args.seeds), settings):

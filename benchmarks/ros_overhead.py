@@ -33,6 +33,8 @@ for _name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
 
 import numpy as np  # noqa: E402
 
+from quantvla_ros.engine.running import Running  # noqa: E402
+
 WIDTH, HEIGHT, RATE, JOINT_RATE = 640, 480, 30.0, 100.0
 JOINTS = ('a', 'b', 'c', 'd', 'e', 'f')
 INFERENCE = 0.015  # s
@@ -70,6 +72,7 @@ class KnownPolicy:
             chunk_size=ROWS, execute_steps=1, weight_bytes=0, float_bytes=0, state_names=JOINTS,
             action_names=JOINTS, control_period=None,
         )
+        self.running = Running('plain', 'cpu')
 
     def warm_up(self) -> None:
         """Nothing to warm."""

@@ -36,7 +36,9 @@ PROFILE_VARIABLE = (
 )
 
 # Handed on to policy.launch.py; namespace and profile are set here, for both nodes.
-POLICY_ARGUMENTS = ('params_file', 'policy', 'contract', 'device', 'autostart', 'log_level')
+POLICY_ARGUMENTS = (
+    'params_file', 'policy', 'contract', 'device', 'allow_fallback', 'autostart', 'log_level',
+)
 
 
 def declared_arguments() -> list[DeclareLaunchArgument]:
@@ -67,6 +69,12 @@ def declared_arguments() -> list[DeclareLaunchArgument]:
             'device',
             default_value='',
             description="Where the policy runs: cpu, cuda or cuda:N; empty: params_file's.",
+        ),
+        DeclareLaunchArgument(
+            'allow_fallback',
+            default_value='',
+            description='true: where engine, precision or device do not run here, run the next '
+            "best and say so; empty: params_file's.",
         ),
         DeclareLaunchArgument(
             'seed',

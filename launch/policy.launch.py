@@ -44,6 +44,8 @@ OVERRIDES: dict[str, type] = {
     'contract': str,
     'device': str,
     'precision': str,
+    'engine': str,
+    'allow_fallback': bool,
     'use_sim_time': bool,
 }
 
@@ -76,6 +78,17 @@ def declared_arguments() -> list[DeclareLaunchArgument]:
             'precision',
             default_value='',
             description="Precision to run in, by name; empty: the file's.",
+        ),
+        DeclareLaunchArgument(
+            'engine',
+            default_value='',
+            description="What runs the network: auto, graph or plain; empty: the file's.",
+        ),
+        DeclareLaunchArgument(
+            'allow_fallback',
+            default_value='',
+            description='true: where engine, precision or device do not run here, run the next '
+            "best and say so; empty: the file's.",
         ),
         DeclareLaunchArgument(
             'use_sim_time',

@@ -17,6 +17,7 @@ from quantvla_ros.cli.evaluation import labels
 from quantvla_ros.cli.main import main
 from quantvla_ros.contract.load import load_contract
 from quantvla_ros.engine.policy import load_policy
+from quantvla_ros.engine.running import Running
 from quantvla_ros.engine.trace import Trace, trace
 from quantvla_ros.observation.replay import replay
 from quantvla_ros.sim.tabletop.expert import expert_chunk
@@ -127,8 +128,9 @@ class Known:
             slots=tuple(camera.slot for camera in robot.cameras), state_names=None, state_size=5,
             action_names=None, action_size=5, weight_bytes=0, float_bytes=0,
         )
+        self.running = Running('plain', 'cpu')
         self.chunk = chunk
-        monkeypatch.setattr('quantvla_ros.engine.policy.load_policy', lambda path, device: self)
+        monkeypatch.setattr('quantvla_ros.engine.policy.load_policy', lambda path, **_: self)
         monkeypatch.setattr('quantvla_ros.engine.trace.trace', self.trace)
 
     def trace(self, policy, observation, *, seed):
@@ -308,7 +310,10 @@ def test_policies_are_paired_scene_by_scene(monkeypatch, tmp_path, capsys):
     )
     monkeypatch.setattr(
         evaluate_tabletop, '_load',
-        lambda *a: (SimpleNamespace(info=info), load_contract(CONTRACT)),
+        lambda *a: (
+            SimpleNamespace(info=info, running=Running('plain', 'cpu', 'all by hand')),
+            load_contract(CONTRACT),
+        ),
     )
     monkeypatch.setattr(
         evaluate_tabletop, 'run_batch',
@@ -329,7 +334,8 @@ def test_policies_are_paired_scene_by_scene(monkeypatch, tmp_path, capsys):
     assert (a['seeds_only_first'], a['seeds_only_second']) == ([1], [2, 3])
     assert (a['later'], a['later_95']) == (0.0, None)
     assert (b['both'], b['only_first'], b['only_second'], b['neither']) == (3, 1, 0, 1)
-    assert 'McNemar' in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert 'McNemar' in said.out and said.err.count('all by hand') == 3
 
 
 def test_success_is_told_by_kind_and_over_all():

@@ -72,6 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--checkpoint', type=Path, help=f'float policy to quantize (default {CHECKPOINT})'
     )
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N (default cpu)')
+    parser.add_argument(
+        '--allow-fallback', action='store_true',
+        help='where the engine does not run on the device, run what comes next best, and say so',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -179,7 +183,7 @@ def _drive(
                 ('tabletop', {'seed': args.seed}),
                 ('policy', {
                     'policy': (out / 'policy').resolve(), 'contract': contract.resolve(),
-                    'device': args.device,
+                    'device': args.device, 'allow_fallback': args.allow_fallback,
                     # The arm's process needs a core as well: a second thread would wait for it.
                     'threads': 1,
                 }),

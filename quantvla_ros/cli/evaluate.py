@@ -49,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seed', type=int, default=0, help='of the sample and the noise (0)')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N (cpu)')
     parser.add_argument(
+        '--allow-fallback', action='store_true',
+        help='where engine or device do not run here, run what comes next best, and say so',
+    )
+    parser.add_argument(
         '--json', '--out', type=Path, metavar='FILE', help='JSON file to write, for programs'
     )
     parser.add_argument(
@@ -78,6 +82,10 @@ def run(args: argparse.Namespace) -> int:
         print('quantvla_ros evaluate: interrupted', file=sys.stderr)
         return 130
     print(evaluation.text)
+    for part in evaluation.content.values():
+        for policy in part['policies']:
+            if policy['fallback'] is not None:
+                print(f'WARNING: {policy["path"]}: {policy["fallback"]}', file=sys.stderr)
     content = {'about': about(args), **evaluation.content}
     if args.json is not None:
         args.json.write_text(json.dumps(content, indent=1, allow_nan=False) + '\n')

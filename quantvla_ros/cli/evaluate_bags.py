@@ -21,7 +21,7 @@ import numpy as np
 from quantvla_ros.cli.evaluate_report import worst_frames
 from quantvla_ros.cli.evaluate_text import open_loop_text
 from quantvla_ros.cli.evaluation import Evaluation, labels, policy_paths
-from quantvla_ros.cli.fit import check_policy_fit
+from quantvla_ros.cli.fit import load_fitting
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.contract.types import ActionKind, ActionPart, Contract
 from quantvla_ros.errors import BagError, CheckpointError, QuantVLAError
@@ -81,7 +81,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
         hashes = [bag_hash(bag) for bag in args.bag]
         seen = [seen_bags(path, args.bag, hashes) for path in paths]
         _refuse_seen(paths, seen, args.allow_seen, progress)
-        runner = Runner(contract, args.device, args.seed)
+        runner = Runner(contract, args.device, args.seed, allow_fallback=args.allow_fallback)
         runner.load(paths[0])
         samples = read_samples(args, contract, runner.chunk_size, progress)
         runner.samples = samples
@@ -206,10 +206,16 @@ class Runner:
     """
 
     def __init__(
-        self, contract: Contract, device: str, seed: int, threads: int | None = None
+        self,
+        contract: Contract,
+        device: str,
+        seed: int,
+        threads: int | None = None,
+        *,
+        allow_fallback: bool = False,
     ) -> None:
         self.samples: list[Sample] = []
-        self.threads = threads
+        self.threads, self._allow_fallback = threads, allow_fallback
         self._contract, self._device, self._seed = contract, device, seed
         self._path: Path | None = None
         self._policy: Policy | None = None
@@ -226,13 +232,12 @@ class Runner:
         Raises:
             ContractError: it does not fit.
         """
-        from quantvla_ros.engine.policy import load_policy
-
         if self._policy is None or self._path != path:
             self.unload()  # two large policies at once may not fit
-            policy = load_policy(path, device=self._device)
-            check_policy_fit(path, self._contract, policy.info)
-            self._path, self._policy = path, policy
+            self._policy = load_fitting(
+                path, self._contract, self._device, allow_fallback=self._allow_fallback
+            )
+            self._path = path
         return self._policy
 
     def unload(self) -> None:
@@ -263,6 +268,7 @@ class Runner:
             name: getattr(policy.info, name)
             for name in ('artifact_id', 'precision', 'weight_bytes', 'float_bytes')
         }
+        info |= {'engine': policy.running.engine, 'fallback': policy.running.fallback}
         actions, states = (
             np.stack([getattr(made, name) for made in traces]) for name in ('actions', 'states')
         )

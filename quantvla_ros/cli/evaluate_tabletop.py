@@ -21,7 +21,7 @@ import numpy as np
 
 from quantvla_ros.cli.evaluate_text import closed_loop_text
 from quantvla_ros.cli.evaluation import Evaluation, labels, policy_paths
-from quantvla_ros.cli.fit import check_policy_fit
+from quantvla_ros.cli.fit import load_fitting
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.errors import CheckpointError
 from quantvla_ros.models.noise import noise_seed
@@ -58,6 +58,7 @@ class Batch:
     delay: int
     noise: int
     threads: int | None
+    allow_fallback: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def batches_of(
             delay=args.delay,
             noise=args.seed,
             threads=1 if args.jobs > 1 else None,
+            allow_fallback=args.allow_fallback,
         )
         for start in range(0, len(seeds), BATCH)
     ]
@@ -121,30 +123,31 @@ def batches_of(
 
 def _describe(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     """What a policy is; fails early where it does not fit."""
-    policy, _ = _load(path, args.contract, args.device)
-    info = policy.info
+    policy, _ = _load(path, args.contract, args.device, args.allow_fallback)
+    info, running = policy.info, policy.running
     execute = _execute_steps(policy, args.delay)
     return {
         'path': str(path),
         'artifact_id': info.artifact_id,
         'precision': info.precision,
+        'engine': running.engine,
+        'fallback': running.fallback,
         'weight_bytes': info.weight_bytes,
         'execute_steps': execute,
     }
 
 
 @functools.lru_cache(maxsize=2)
-def _load(path: Path, contract_path: Path, device: str) -> tuple[Policy, Any]:
+def _load(
+    path: Path, contract_path: Path, device: str, allow_fallback: bool
+) -> tuple[Policy, Any]:
     """Policy and contract, once per process."""
     from quantvla_ros.contract.load import load_contract
     from quantvla_ros.control.actions import check_supported
-    from quantvla_ros.engine.policy import load_policy
 
     contract = load_contract(contract_path)
     check_supported(contract.action)
-    policy = load_policy(path, device=device)
-    check_policy_fit(path, contract, policy.info)
-    return policy, contract
+    return load_fitting(path, contract, device, allow_fallback=allow_fallback), contract
 
 
 def _execute_steps(policy: Policy, delay: int) -> int:
@@ -185,7 +188,7 @@ def run_batch(batch: Batch) -> list[Outcome]:
 
     if batch.threads is not None:
         torch.set_num_threads(batch.threads)
-    policy, contract = _load(batch.policy, batch.contract, batch.device)
+    policy, contract = _load(batch.policy, batch.contract, batch.device, batch.allow_fallback)
     worlds = [Tabletop(seed) for seed in batch.seeds]
     tasks = [world.task for world in worlds]
     words = [task.instruction for task in tasks]
@@ -266,7 +269,7 @@ def _evaluation(
     infos: Sequence[dict[str, Any]],
     outcomes: Mapping[tuple[Path, bool], Sequence[Outcome]],
 ) -> Evaluation:
-    period = _load(paths[0], args.contract, args.device)[1].control_period
+    period = _load(paths[0], args.contract, args.device, args.allow_fallback)[1].control_period
     names = labels(paths)
     policies = []
     for label, path, info in zip(names, paths, infos, strict=True):

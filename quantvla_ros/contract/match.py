@@ -13,6 +13,12 @@ from quantvla_ros.contract.types import Contract
 from quantvla_ros.contract.yaml_reader import suggest
 
 
+def camera_counts(contract: Contract) -> tuple[int, ...]:
+    """How many pictures an observation may have: the required cameras', up to all."""
+    required = sum(camera.required for camera in contract.cameras)
+    return tuple(range(max(required, 1), len(contract.cameras) + 1))
+
+
 def differences(
     contract: Contract,
     *,

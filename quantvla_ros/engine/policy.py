@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from quantvla_ros.control.rtc import Guidance
 from quantvla_ros.engine.engine import (
     Engine,
     PackedNetwork,
@@ -24,7 +25,7 @@ from quantvla_ros.engine.engine import (
     shapes_for,
 )
 from quantvla_ros.engine.engines import ENGINES
-from quantvla_ros.engine.runners import Plain, Runner, draw_noise
+from quantvla_ros.engine.runners import Guided, Plain, Runner, draw_noise
 from quantvla_ros.engine.running import PLAIN, Running
 from quantvla_ros.engine.sources import (
     PRECISIONS,
@@ -37,11 +38,14 @@ from quantvla_ros.engine.tuning import tiles_in_use
 from quantvla_ros.engine.ways import AUTO, Way, device_named, unavailable, ways, without_device
 from quantvla_ros.errors import BackendError
 from quantvla_ros.models.architecture import Processor
+from quantvla_ros.models.guidance import Guide
 from quantvla_ros.observation.types import Observation
 
 __all__ = ['PRECISIONS', 'Policy', 'PolicyInfo', 'check_device', 'load_policy', 'stored_bytes']
 
 _HOST = torch.device('cpu')
+# Normalised actions beyond this are no actions.
+_LARGE = 20.0
 
 
 class Policy:
@@ -67,15 +71,23 @@ class Policy:
     ) -> None:
         self.runner, self.processor, self.info = runner, processor, info
         self.running, self.device = running, device
+        self._guide: Guide | None = None
 
     @torch.no_grad()
-    def infer(self, observation: Observation, *, seed: int | None = None) -> np.ndarray:
+    def infer(
+        self,
+        observation: Observation,
+        *,
+        seed: int | None = None,
+        guidance: Guidance | None = None,
+    ) -> np.ndarray:
         """Actions for the near future.
 
         Args:
             observation: pictures by slot, state in the policy's order and units, the command.
             seed: of the flow's initial noise. The same seed and observation give the same chunk;
                 None draws a fresh one.
+            guidance: what the chunk is to begin like; only where `check_guided` passes.
         Returns:
             [chunk, action] float32 in the robot's units; row i is meant for one control period
             times (i + 1) after the observation. May hold NaN if the network does: the caller's
@@ -84,7 +96,38 @@ class Policy:
             ObservationError: the observation does not fit the policy, or its pictures and prompt
                 not what the engine was prepared for.
         """
-        return self.processor.actions(self.runner.act(observation, seed), observation.state)
+        if guidance is None:
+            raw = self.runner.act(observation, seed)
+        else:
+            raw = self._guided(observation, seed, guidance)
+        return self.processor.actions(raw, observation.state)
+
+    def check_guided(self) -> None:
+        """Make sure that chunks can be drawn to older ones.
+
+        Raises:
+            BackendError: what runs the network cannot.
+        """
+        if not isinstance(self.runner, Guided):
+            raise BackendError(
+                f'schedule rtc: expected a policy whose flow can be guided, found one that runs on '
+                f'the engine {self.running.engine}; choose engine plain, or schedule async'
+            )
+
+    def _guided(
+        self, observation: Observation, seed: int | None, guidance: Guidance
+    ) -> torch.Tensor:
+        self.check_guided()
+        assert isinstance(self.runner, Guided)
+        if self._guide is None:
+            self._guide = Guide(self.runner.noise_shape, self.device)
+        # Relative to the state of the new observation, as its own actions will be.
+        previous = self.processor.normalized(guidance.actions, observation.state)
+        # What has no range in the data has no scale: rounding would become a huge number.
+        weights = np.where(np.abs(previous) < _LARGE, guidance.weights[:, np.newaxis], 0.0)
+        self._guide.set(torch.from_numpy(np.clip(previous, -_LARGE, _LARGE)),
+                        torch.from_numpy(weights.astype(np.float32)))
+        return self.runner.act_guided(observation, seed, self._guide)
 
     @torch.no_grad()
     def infer_many(
@@ -173,9 +216,9 @@ def load_policy(
             try:
                 return _start(source, way, views, lengths, _fallback(choice[0], first, way))
             except _not_here() as error:
-                reason = f'{way}: {error}'
+                reason = str(error)
         if not allow_fallback:
-            raise BackendError(f'{path}: {reason}; {_instead(source, choice[1:])}')
+            raise BackendError(f'{path}: {way}: {reason}; {_instead(source, choice[1:])}')
         first = first or reason
         gc.collect()  # what was loaded until it failed
         if torch.cuda.is_initialized():

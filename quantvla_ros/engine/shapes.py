@@ -17,8 +17,8 @@ _MOST = 4096  # tokens of a prompt
 def prompt_lengths(longest: int) -> tuple[int, ...]:
     """Lengths to prepare for prompts of up to `longest` tokens, ascending.
 
-    Multiples of 16 at first, each at most half as long again as the one before: no prompt of more
-    than 32 tokens is run as one that is half as long again.
+    Multiples of 16 at first, then each half as long again as the one before: no prompt of more
+    than 32 tokens is run as one more than 1.6 times as long.
     """
     lengths, length = [], _LEAST
     while length <= longest - _LEAST:

@@ -87,13 +87,8 @@ def unavailable(way: Way, kind: str, quantized: bool) -> str | None:
     if way.engine == GRAPH:
         if kind not in ENGINES:
             known = ', '.join(ENGINES)
-            return f'engine graph: there is none for {kind} yet (there is for {known})'
-        reason = fused.unavailable(way.device)
-        if way.device.type == 'cuda' and reason is not None:
-            return f'engine graph on {way.device}: {reason}'
-        return None
+            return f'there is no such engine for {kind} yet (there is for {known})'
+        return fused.unavailable(way.device) if way.device.type == 'cuda' else None
     if quantized and not available_backends(way.device):
-        return (
-            f'integer layers on {way.device}: none of the backends {", ".join(BACKENDS)} runs there'
-        )
+        return f'none of the backends for integer layers ({", ".join(BACKENDS)}) runs there'
     return None

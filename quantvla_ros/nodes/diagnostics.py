@@ -14,6 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from quantvla_ros.contract.load import LANGUAGE_STREAM
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.control.schedule import Latencies
+from quantvla_ros.engine.running import Running
 from quantvla_ros.nodes.inputs import Input, Inputs, is_raw_image
 from quantvla_ros.nodes.messages import diagnostic, time_message
 from quantvla_ros.nodes.outputs import Commands
@@ -45,8 +46,9 @@ def state_status(
     values: dict[str, object],
     counts: Counts | None,
     latencies: Latencies | None,
+    running: Running | None = None,
 ) -> DiagnosticStatus:
-    """The node as a whole."""
+    """The node as a whole. A policy that runs other than asked for is a warning for good."""
     values = {'state': status.state.name, **values}
     if counts is not None and latencies is not None:
         values |= {
@@ -61,7 +63,13 @@ def state_status(
             'inference p99 (s)': f'{latencies.percentile(99.0):.4f}',
         }
     level = WARN if status.cause is Cause.CHUNK_ENDED else _LEVELS[status.state]
-    return diagnostic(level, f'{name}: state', hardware_id, status.sentence, values)
+    message = status.sentence
+    if running is not None:
+        values |= running.facts()
+        if running.fallback is not None:
+            level = max(level, WARN)
+            message += f'; fallback: {running.fallback}'
+    return diagnostic(level, f'{name}: state', hardware_id, message, values)
 
 
 def input_status(

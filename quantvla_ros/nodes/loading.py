@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantvla_ros.contract.load import load_contract
-from quantvla_ros.contract.match import differences
+from quantvla_ros.contract.match import camera_counts, differences
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.control.actions import check_supported
+from quantvla_ros.engine.shapes import read_lengths
 from quantvla_ros.errors import ContractError, QuantVLAError
 
-# load_policy(path, device=..., precision=...) -> Policy
+# load_policy(path, device=..., precision=..., engine=..., views=..., lengths=...,
+#             allow_fallback=...) -> Policy
 Loader = Callable[..., Any]
 
 
@@ -29,13 +31,16 @@ class Settings:
     device: str
     precision: str
     threads: int
+    engine: str
+    prompt_lengths: str
+    allow_fallback: bool
 
 
 def load(settings: Settings, load_policy: Loader | None = None) -> tuple[Contract, Any]:
     """Contract and policy, fit for each other.
 
     Args:
-        settings: paths, device, precision.
+        settings: paths, device, precision, engine.
         load_policy: what loads a policy; the engine's by default.
     Raises:
         QuantVLAError: a path is missing, a file is wrong, or the two do not fit; in the last case
@@ -52,7 +57,13 @@ def load(settings: Settings, load_policy: Loader | None = None) -> tuple[Contrac
     if load_policy is None:
         load_policy = _engine(settings)
     policy = load_policy(
-        settings.policy, device=settings.device, precision=settings.precision or None
+        settings.policy,
+        device=settings.device,
+        precision=settings.precision or None,
+        engine=settings.engine,
+        views=camera_counts(contract),
+        lengths=read_lengths(settings.prompt_lengths),
+        allow_fallback=settings.allow_fallback,
     )
     info = policy.info
     lines = differences(

@@ -62,6 +62,24 @@ POLICY_PARAMETERS: tuple[Parameter, ...] = (
         read_only=True,
     ),
     Parameter(
+        'engine', 'auto',
+        "What runs the network: graph (our kernels in CUDA graphs), plain (PyTorch's operations) "
+        'or auto (graph on a GPU, plain on a CPU).',
+        read_only=True,
+    ),
+    Parameter(
+        'prompt_lengths', '',
+        'Prompt lengths that the engine is prepared for, in tokens with commas between them; '
+        "empty for some up to the policy's longest. Fewer start faster and take less memory.",
+        read_only=True,
+    ),
+    Parameter(
+        'allow_fallback', False,
+        'Where engine, precision or device do not run here, run what comes next best and say so; '
+        'otherwise configuring fails.',
+        read_only=True,
+    ),
+    Parameter(
         'threads', 0,
         "Threads of an inference on the CPU; 0 for torch's own choice.",
         (0, 256),

@@ -129,7 +129,11 @@ class PolicyNode(LifecycleNode):
             device=str(given['device']),
             precision=str(given['precision']),
             threads=int(given['threads']),
+            engine=str(given['engine']),
+            prompt_lengths=str(given['prompt_lengths']),
+            allow_fallback=bool(given['allow_fallback']),
         )
+        begun = time.monotonic()
         try:
             contract, policy = load(settings, self._load_policy)
             inference = InferenceThread(policy, self.get_logger(), self.crashed)
@@ -139,9 +143,12 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(f'configure: {error}')
             self._changed(Status(State.UNCONFIGURED, Cause.NO_POLICY, str(error), str(error)))
             return TransitionCallbackReturn.FAILURE
-        info = policy.info
+        info, running = policy.info, policy.running
+        if running.fallback is not None:
+            self.get_logger().warning(f'fallback: {running.fallback}')
+        self.get_logger().info(running.ready(time.monotonic() - begun))
         self.get_logger().info(
-            f'{info.artifact_id}: {info.precision} on {settings.device}, '
+            f'{info.artifact_id}: {info.precision} on {running.device}, engine {running.engine}, '
             f'{info.weight_bytes / 2**20:.1f} MiB of weights, chunks of {info.chunk_size} actions '
             f'at {1.0 / contract.control_period:g} Hz, for {contract.robot}'
         )
@@ -325,7 +332,7 @@ class PolicyNode(LifecycleNode):
                 diagnostics.state_status(
                     name, contract.robot, status,
                     {'artifact': info.artifact_id, 'precision': info.precision},
-                    loaded.supervisor.counts, loaded.schedule.latencies,
+                    loaded.supervisor.counts, loaded.schedule.latencies, loaded.policy.running,
                 ),
                 *(
                     diagnostics.input_status(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from quantvla_ros.engine.running import Running
 from quantvla_ros.nodes.process import StopSignal, run
 
 ROWS = 16
@@ -22,6 +23,7 @@ class Double:
         action_size=2, chunk_size=ROWS, execute_steps=4, weight_bytes=0, float_bytes=0,
         state_names=('a', 'b'), action_names=('a', 'b'), control_period=0.05,
     )
+    running = Running('plain', 'cpu')
 
     def warm_up(self) -> None:
         pass
@@ -51,7 +53,10 @@ def load_double(path: str, **options: object) -> Double:
         sys.stderr.write('loading\n')
         sys.stderr.flush()
         time.sleep(60.0)
-    return Double()
+    double = Double()
+    if path == 'fallback':
+        double.running = Running('plain', 'cpu', 'plain on cpu instead of graph on cuda: no GPU')
+    return double
 
 
 if __name__ == '__main__':
