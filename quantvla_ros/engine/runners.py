@@ -7,12 +7,13 @@ Knows networks and processors; knows nothing of any one architecture. `engine` i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from quantvla_ros.models.architecture import Processor
+from quantvla_ros.models.guidance import Guide
 from quantvla_ros.models.network import Network, act, integrate
 from quantvla_ros.models.tree import alike, join
 from quantvla_ros.observation.types import Observation
@@ -53,6 +54,15 @@ class Runner(Protocol):
         """
 
 
+@runtime_checkable
+class Guided(Protocol):
+    """A runner whose chunks can be drawn to an older one."""
+
+    def act_guided(self, observation: Observation, seed: int | None, guide: Guide) -> Tensor:
+        """As `Runner.act`, and so drawn; the guide's buffers are on the runner's device."""
+        ...
+
+
 class Plain:
     """A network run by PyTorch's operations, on its device."""
 
@@ -63,8 +73,15 @@ class Plain:
 
     def act(self, observation: Observation, seed: int | None) -> Tensor:
         """As `Runner`."""
+        return self._act(observation, seed, None)
+
+    def act_guided(self, observation: Observation, seed: int | None, guide: Guide) -> Tensor:
+        """As `Guided`."""
+        return self._act(observation, seed, guide)
+
+    def _act(self, observation: Observation, seed: int | None, guide: Guide | None) -> Tensor:
         inputs = self._processor.inputs(observation, self._device)
-        return act(self.network, inputs, self._noise(seed))
+        return act(self.network, inputs, self._noise(seed), guide=guide)
 
     def act_many(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Tensor]:
         """As `Runner`, equal to `act` up to rounding.

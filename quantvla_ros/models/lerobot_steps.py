@@ -20,7 +20,7 @@ import numpy as np
 from quantvla_ros.errors import CheckpointError
 from quantvla_ros.models.data_config import DataConfig
 from quantvla_ros.models.normalization import Mode, Normalizer
-from quantvla_ros.models.relative_actions import add_state, by_names
+from quantvla_ros.models.relative_actions import add_state, by_names, without_state
 from quantvla_ros.models.sizes import whole_number
 from quantvla_ros.models.statistics import ACTION, STATE, read_statistics, statistics_of
 
@@ -68,6 +68,11 @@ class LerobotSteps:
         """[chunk, >= action] network output and [state] raw state to [chunk, action] float32."""
         restored = self.action.restore(raw[:, : self.action.size])
         return add_state(restored, state, self.relative)
+
+    def normalized(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """The inverse of `actions`: [chunk, action] to what the network gives, float32."""
+        own = without_state(actions, state, self.relative)
+        return np.asarray(self.action.normalize(own), np.float32)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from quantvla_ros.models.guidance import Guide
 from quantvla_ros.models.layers import PreparingModule, Probe
 from quantvla_ros.models.roles import Place
 
@@ -234,27 +235,32 @@ def act(
     inputs: Any,
     noise: Tensor,
     on_step: Callable[[int, Tensor, Tensor], Any] | None = None,
+    guide: Guide | None = None,
 ) -> Tensor:
     """Inputs and [B, chunk, action] noise to [B, chunk, action] float32, normalised actions.
 
     Args:
-        on_step: as in `integrate`.
+        on_step, guide: as in `integrate`.
     """
     stack = network.backbone
     state = stack.start(*network.embed(inputs))
     for index in range(len(stack.layers)):
         state = stack.step(index, state)
-    return integrate(network.flow(stack.finish(state), inputs), noise, on_step)
+    return integrate(network.flow(stack.finish(state), inputs), noise, on_step, guide)
 
 
 def integrate(
-    flow: Flow, noise: Tensor, on_step: Callable[[int, Tensor, Tensor], Any] | None = None
+    flow: Flow,
+    noise: Tensor,
+    on_step: Callable[[int, Tensor, Tensor], Any] | None = None,
+    guide: Guide | None = None,
 ) -> Tensor:
     """Integrate a flow by Euler's method.
 
     Args:
         noise: [B, chunk, action], standard normal.
         on_step: called with (step, x, velocity) before each step; for tests and studies.
+        guide: what the actions are drawn to on the way; None: nothing.
     Returns:
         [B, chunk, action] float32, normalised actions.
     """
@@ -263,5 +269,6 @@ def integrate(
         velocity = flow.velocity(step, x)
         if on_step is not None:
             on_step(step, x, velocity)
-        x = flow.advance(x, velocity)
+        after = flow.advance(x, velocity)
+        x = after if guide is None else guide.applied(step, flow.steps, x, after)
     return x

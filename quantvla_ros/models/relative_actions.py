@@ -33,6 +33,13 @@ def add_state(
     return actions + offset
 
 
+def without_state(
+    actions: np.ndarray, state: np.ndarray, relative: Sequence[bool] | None
+) -> np.ndarray:
+    """The inverse of `add_state`, for whatever state the actions shall start from now."""
+    return add_state(actions, -np.asarray(state, np.float32), relative)
+
+
 def by_names(
     actions: int, exclude: Sequence[str], names: Sequence[str] | None
 ) -> tuple[bool, ...]:

@@ -14,7 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from quantvla_ros.nodes.supervisor import Supervisor
+from quantvla_ros.control.rtc import Guidance
+from quantvla_ros.nodes.supervisor import Supervisor, Work
 from quantvla_ros.observation.types import Observation
 
 # s between two looks at the schedule where no picture arrives.
@@ -24,7 +25,9 @@ _IDLE = 0.02
 class Infers(Protocol):
     """What the thread needs of a policy."""
 
-    def infer(self, observation: Observation, *, seed: int | None = None) -> np.ndarray:
+    def infer(
+        self, observation: Observation, *, seed: int | None = None, guidance: Guidance | None = None
+    ) -> np.ndarray:
         """[chunk, action] float32 in the contract's units."""
 
     def warm_up(self) -> None:
@@ -121,9 +124,14 @@ class InferenceThread:
         seed = None if self._seed < 0 else (self._seed + work.observation.stamp) % 2**63
         begun = time.perf_counter()
         try:
-            raw = self._policy.infer(work.observation, seed=seed)
+            raw = self._infer(work, seed)
         except Exception as error:  # any fault of a policy ends in a hold and a named state
             self._logger.error(f'inference failed:\n{traceback.format_exc()}')
             supervisor.failed(work, f'{type(error).__name__}: {error}')
             return
         supervisor.deliver(work, raw, time.perf_counter() - begun)
+
+    def _infer(self, work: Work, seed: int | None) -> np.ndarray:
+        if work.guidance is None:
+            return self._policy.infer(work.observation, seed=seed)
+        return self._policy.infer(work.observation, seed=seed, guidance=work.guidance)
