@@ -112,6 +112,35 @@ def test_a_tokenizer_json_begins_with_the_asked_token_once_whatever_its_own_rule
     assert load_tokenizer(trained / 'pieces.model', '<s>').encode('cup')[0] == 2
 
 
+class Counting:
+    """A library's tokenizer that counts what it encodes."""
+
+    def __init__(self, backend):
+        self._backend, self.texts = backend, []
+
+    def encode(self, text, **settings):
+        self.texts.append(text)
+        return self._backend.encode(text, **settings)
+
+
+@pytest.mark.parametrize(('name', 'begin'), [
+    ('tokenizer.json', None), ('tokenizer.json', '<bos>'), ('pieces.model', None),
+])
+def test_a_prompt_that_stays_is_encoded_once(trained, name, begin):
+    # GR00T's is 500 tokens, of which a new picture changes none.
+    ours = load_tokenizer(trained / name, begin)
+    expected = {text: load_tokenizer(trained / name, begin).encode(text) for text in set(TEXT)}
+    counting = ours._backend = Counting(ours._backend)
+    for text in TEXT:
+        ids = ours.encode(text)
+        assert ids == expected[text]
+        ids.append(0)  # the caller's own
+    assert sorted(counting.texts) == sorted(expected)
+    for number in range(1000):  # a state that moves: the memory of it stays small
+        ours.encode(str(number))
+    assert ours._ids.cache_info().currsize < 100
+
+
 def test_lengths_left_in_a_file_by_its_last_use_do_not_cut_or_pad(trained, tmp_path):
     backend = Tokenizer.from_file(str(trained / 'tokenizer.json'))
     backend.enable_truncation(3)

@@ -9,7 +9,8 @@ networks. Qwen2's way of splitting text is that of transformers' Qwen2Tokenizer.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,8 @@ SMOLVLM_FILES = ('tokenizer.json',)
 QWEN_FILES = ('tokenizer.json', 'vocab.json')
 STATE_BINS = 256
 
+# Texts whose ids are kept: a command stays for many inferences, and GR00T's prompt is 500 tokens.
+_KEPT = 64
 _VOCABULARY, _MERGES = 'vocab.json', 'merges.txt'
 _SETTINGS, _ADDED = 'tokenizer_config.json', 'added_tokens.json'
 # How Qwen2 cuts text before its merges: contractions, words with the mark before them, single
@@ -73,6 +76,7 @@ class JsonTokenizer:
         backend.no_padding()
         self._backend = backend
         self._begin = None if begin is None else _begin_id(backend.token_to_id(begin), begin, path)
+        self._ids = _kept(self._encode)
         added = backend.get_added_tokens_decoder()
         self.special = tuple(added[n].content for n in sorted(added) if added[n].special)
         plain = backend.get_vocab(with_added_tokens=False).values()
@@ -80,8 +84,11 @@ class JsonTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text."""
+        return list(self._ids(text))
+
+    def _encode(self, text: str) -> list[int]:
         if self._begin is None:
-            return list(self._backend.encode(text).ids)
+            return self._backend.encode(text).ids
         return [self._begin, *self._backend.encode(text, add_special_tokens=False).ids]
 
     def token_id(self, token: str) -> int | None:
@@ -109,9 +116,13 @@ class SentencePieceTokenizer:
         else:
             first = self._backend.bos_id()  # -1: the model has none
         self._first = [first] if first >= 0 else []
+        self._ids = _kept(self._encode)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text."""
+        return list(self._ids(text))
+
+    def _encode(self, text: str) -> list[int]:
         return [*self._first, *self._backend.encode(text)]
 
     def token_id(self, token: str) -> int | None:
@@ -282,6 +293,11 @@ def _read_object(path: Path) -> dict[str, Any]:
             f'{path}: expected a JSON object, found {type(content).__name__}; fetch it again'
         )
     return content
+
+
+def _kept(encode: Callable[[str], list[int]]) -> Callable[[str], tuple[int, ...]]:
+    """The same, of the texts asked for last without encoding them again."""
+    return lru_cache(maxsize=_KEPT)(lambda text: tuple(encode(text)))
 
 
 def _begin_id(found: int | None, begin: str, path: Path) -> int:
