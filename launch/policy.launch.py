@@ -46,6 +46,7 @@ OVERRIDES: dict[str, type] = {
     'precision': str,
     'engine': str,
     'allow_fallback': bool,
+    'schedule': str,
     'use_sim_time': bool,
 }
 
@@ -89,6 +90,12 @@ def declared_arguments() -> list[DeclareLaunchArgument]:
             default_value='',
             description='true: where engine, precision or device do not run here, run the next '
             "best and say so; empty: the file's.",
+        ),
+        DeclareLaunchArgument(
+            'schedule',
+            default_value='',
+            description='How chunks follow each other: sync, async, ensemble or rtc; empty: '
+            "the file's.",
         ),
         DeclareLaunchArgument(
             'use_sim_time',

@@ -92,14 +92,14 @@ class Handover:
         self._contract, self._schedule = contract, schedule
         self.motion: Motion | None = None
         self._numbers: Numbers | None = None  # the chunk that the motion follows
-        settings = schedule.settings
-        self._ensemble = Ensemble(settings.ensemble_decay, settings.ensemble_chunks)
+        self._ensemble = _ensemble(schedule)
         self._grippers = gripper_columns(contract.action)
         self._offsets = offset_columns(contract.action)
 
     def forget(self) -> None:
-        """Nothing has been commanded."""
+        """Nothing has been commanded; settings may have changed."""
         self.motion = None
+        self._ensemble = _ensemble(self._schedule)
         self.broken_off()
 
     def broken_off(self) -> None:
@@ -267,3 +267,7 @@ class Handover:
             Reason.START_JUMP, name, int(gone / path.period), float(jump[column]), tolerance,
             self._contract.limits[name].unit,
         )
+
+
+def _ensemble(schedule: Schedule) -> Ensemble:
+    return Ensemble(schedule.settings.ensemble_decay, schedule.settings.ensemble_chunks)

@@ -92,6 +92,34 @@ POLICY_PARAMETERS: tuple[Parameter, ...] = (
         (-1, 2**31 - 1),
     ),
     Parameter(
+        'schedule', 'async',
+        'How chunks follow each other: sync (the arm stands while the policy thinks), async (the '
+        'next one is inferred while the last one runs), ensemble (one at every period, rows for '
+        'one instant averaged) or rtc (as async, and drawn to what still runs of the last one).',
+        read_only=True,
+    ),
+    Parameter(
+        'latency_percentile', 95.0,
+        'Percentile of the measured delays from observation to chunk that a chunk must still last '
+        'when the next inference begins.',
+        (50.0, 100.0),
+    ),
+    Parameter(
+        'latency_margin', 0.05,
+        'Seconds on top of that percentile.',
+        (0.0, 2.0),
+    ),
+    Parameter(
+        'ensemble_decay', 0.01,
+        'm of the weights exp(-m i) of an ensemble, i = 0 for the oldest chunk.',
+        (0.0, 10.0),
+    ),
+    Parameter(
+        'ensemble_chunks', 8,
+        'Chunks that an ensemble averages at most.',
+        (1, 64),
+    ),
+    Parameter(
         'execute_steps', 0,
         "Control periods of a chunk to run before the next look; 0 for the policy's own number. "
         'Fewer react faster and cost more inferences. Shortened by itself where inference is slow.',

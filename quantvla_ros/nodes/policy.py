@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.control.measured import MeasuredJoints
+from quantvla_ros.control.modes import Mode, Scheduling
 from quantvla_ros.control.schedule import Schedule
 from quantvla_ros.errors import QuantVLAError
 from quantvla_ros.msg import PolicyStatus
@@ -39,7 +40,7 @@ from quantvla_ros.nodes.outputs import (
     Commands,
     status_message,
 )
-from quantvla_ros.nodes.parameters import POLICY_PARAMETERS, declare, values
+from quantvla_ros.nodes.parameters import POLICY_PARAMETERS, Value, declare, values
 from quantvla_ros.nodes.states import Cause, State, Status
 from quantvla_ros.nodes.supervisor import Supervisor, Tuning
 from quantvla_ros.observation.buffer import ObservationBuffer
@@ -65,6 +66,17 @@ def _named_fault(transition: _Transition) -> _Transition:
             return TransitionCallbackReturn.ERROR
 
     return wrapped
+
+
+def _scheduling(given: Mapping[str, Value]) -> Scheduling:
+    """The schedule of the parameters."""
+    return Scheduling(
+        mode=Mode.named(str(given['schedule'])),
+        percentile=float(given['latency_percentile']),
+        margin=float(given['latency_margin']),
+        ensemble_decay=float(given['ensemble_decay']),
+        ensemble_chunks=int(given['ensemble_chunks']),
+    )
 
 
 def _not_run(error: Exception) -> None:
@@ -135,10 +147,13 @@ class PolicyNode(LifecycleNode):
         )
         begun = time.monotonic()
         try:
+            mode = Mode.named(str(given['schedule']))
             contract, policy = load(settings, self._load_policy)
+            if mode is Mode.RTC:
+                policy.check_guided()
             inference = InferenceThread(policy, self.get_logger(), self.crashed)
             inference.warm_up()
-            self._loaded = self._wire(contract, policy, inference)
+            self._loaded = self._wire(contract, policy, inference, _scheduling(given))
         except QuantVLAError as error:
             self.get_logger().error(f'configure: {error}')
             self._changed(Status(State.UNCONFIGURED, Cause.NO_POLICY, str(error), str(error)))
@@ -164,6 +179,7 @@ class PolicyNode(LifecycleNode):
         given = values(self, POLICY_PARAMETERS)
         steps = given['execute_steps'] or loaded.policy.info.execute_steps
         loaded.schedule.execute_steps = int(steps)
+        loaded.schedule.settings = _scheduling(given)
         loaded.supervisor.tuning = Tuning(float(given['hold_time']), float(given['recovery_time']))
         loaded.supervisor.activate()
         loaded.inference.serve(loaded.supervisor, int(given['seed']))
@@ -228,11 +244,15 @@ class PolicyNode(LifecycleNode):
             loaded.supervisor.stop(Cause.STOPPED)
             loaded.commands.wait_until_received()
 
-    def _wire(self, contract: Contract, policy: Any, inference: InferenceThread) -> _Loaded:
+    def _wire(
+        self, contract: Contract, policy: Any, inference: InferenceThread, scheduling: Scheduling
+    ) -> _Loaded:
         info = policy.info
         buffer = ObservationBuffer(contract)
         joints = MeasuredJoints(contract.action.names)
-        schedule = Schedule(contract.control_period, info.execute_steps, info.chunk_size)
+        schedule = Schedule(
+            contract.control_period, info.execute_steps, info.chunk_size, scheduling
+        )
         commands = Commands(self, contract, info.artifact_id, self._changed)
         supervisor = Supervisor(
             contract, buffer, joints, schedule, Tuning(0.3, 0.5), commands, self.now
