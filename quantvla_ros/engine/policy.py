@@ -25,6 +25,7 @@ from quantvla_ros.engine.engine import (
     shapes_for,
 )
 from quantvla_ros.engine.engines import ENGINES
+from quantvla_ros.engine.pictures import PictureReader
 from quantvla_ros.engine.runners import Guided, Plain, Runner, draw_noise
 from quantvla_ros.engine.running import PLAIN, Running
 from quantvla_ros.engine.sources import (
@@ -261,7 +262,7 @@ def _start(
         lengths or ENGINES[source.kind].lengths(source.processor),
     )
     begun = time.perf_counter()
-    made = Engine(packed, shapes, _reader(source.processor))
+    made = Engine(packed, shapes, _reader(source.processor, way.device))
     running = replace(
         running,
         tiles=tiles_in_use(way.device),
@@ -271,8 +272,10 @@ def _start(
     return Policy(made, source.processor, info, running, way.device)
 
 
-def _reader(processor: Processor) -> Reader:
-    """How the engine gets an observation's inputs: everything on the host."""
+def _reader(processor: Processor, device: torch.device) -> Reader:
+    """How the engine gets an observation's inputs: on the host, its pictures on a GPU."""
+    if device.type == 'cuda':
+        return PictureReader(processor, device)
     return lambda observation: processor.inputs(observation, _HOST)
 
 
