@@ -1,6 +1,7 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """Pictures fitted where the network runs are those that the processors make on the CPU."""
+import tracemalloc
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -250,6 +251,18 @@ def test_a_messages_bytes_are_taken_as_they_are():
         as_is = fitted('openpi', picture, size=56)
     turned = np.ascontiguousarray(picture[..., ::-1])[..., ::-1]  # as from blue, green and red
     assert torch.equal(as_is, fitted('openpi', turned, size=56))
+
+
+def test_sending_takes_no_memory():
+    made = path('openpi', [(480, 640)])
+    images = {'0': noise(480, 640)}
+    made.send(images)
+    tracemalloc.start()
+    try:
+        made.send(images)
+        assert tracemalloc.get_traced_memory()[1] < 10_000  # a picture is 921,600 bytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_weights_are_those_of_torch():
