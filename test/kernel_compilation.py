@@ -91,7 +91,7 @@ class Launch:
         signature, constants, aligned = {}, {}, []
         arguments, options = dict(self.arguments), dict(self.options)
         if 'AHEAD' in arguments and capability >= 90:  # `gpu.launch_options`
-            arguments['AHEAD'] = options['launch_pdl'] = True
+            arguments['AHEAD'], options['launch_pdl'] = 2, True
         for parameter in self.kernel.params:
             name, value = parameter.name, arguments.get(parameter.name, parameter.default)
             if parameter.is_constexpr or value is None or (type(value) is int and value == 1):

@@ -156,7 +156,21 @@ _PACKED_TILES = (
     ),
 )
 # Worth a measurement beside those, for few rows and for many.
-_FEW = ((16, 64, 256, 4, 4), (32, 64, 256, 4, 4), (64, 32, 128, 4, 5), (64, 64, 128, 4, 4))
+_FEW = (
+    (16, 64, 256, 4, 4),
+    (16, 32, 512, 4, 3),
+    (32, 64, 256, 4, 4),
+    (32, 64, 512, 4, 2),
+    (32, 32, 256, 4, 4),
+    (32, 32, 512, 4, 3),
+    (64, 16, 256, 4, 4),
+    (64, 32, 128, 4, 5),
+    (64, 32, 512, 4, 3),
+    (64, 64, 128, 4, 4),
+    (64, 64, 512, 4, 2),
+    (64, 64, 256, 8, 3),
+    (64, 128, 256, 8, 3),
+)
 _MANY = (
     (128, 128, 128, 4, 4),
     (256, 128, 128, 8, 3),
@@ -166,6 +180,10 @@ _MANY = (
     (128, 256, 256, 8, 2),
     (128, 128, 256, 8, 3),
     (64, 128, 256, 4, 2),
+    (128, 64, 256, 4, 3),
+    (64, 64, 256, 4, 3),
+    (128, 128, 256, 4, 2),
+    (256, 64, 128, 4, 4),
 )
 
 
@@ -212,12 +230,13 @@ def candidates(
     seen = set()
     for numbers in shapes:
         for left in (False, True):
-            for split in (1, 2, 4, 8):
+            for split in (1, 2, 4, 8, 16):
                 tile = replace(_of(product.kind, *numbers), split=split, left=left)
                 fitting = fitted(tile, product, shared=shared, capability=capability)
                 if fitting is None or fitting in seen:
                     continue
-                if split > 1 and -(-product.columns // fitting.columns) < 2 * split:
+                steps = -(-product.columns // fitting.columns)
+                if split > 1 and steps < split * (1 if product.joined else 2):
                     continue
                 seen.add(fitting)
                 yield fitting

@@ -34,8 +34,7 @@ def launch_options(device: torch.device) -> dict[str, Any]:
     QUANTVLA_OVERLAP=0 in the environment has each kernel wait for the end of the one before it, to
     see what that costs or to look for a fault.
     """
-    if device.type != 'cuda' or os.environ.get('QUANTVLA_OVERLAP') == '0':
-        return {'AHEAD': False}
-    if gpu_of(device).capability < (9, 0):
-        return {'AHEAD': False}
-    return {'AHEAD': True, 'launch_pdl': True}
+    mode = os.environ.get('QUANTVLA_OVERLAP', '2')
+    if device.type != 'cuda' or mode == '0' or gpu_of(device).capability < (9, 0):
+        return {'AHEAD': 0}
+    return {'AHEAD': int(mode[0]), 'launch_pdl': True}

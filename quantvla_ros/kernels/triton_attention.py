@@ -30,7 +30,7 @@ from quantvla_ros.kernels.attention_tiles import (
 )
 from quantvla_ros.kernels.gpu import launch_options
 from quantvla_ros.kernels.triton_int8 import _gpu
-from quantvla_ros.kernels.triton_start import begin
+from quantvla_ros.kernels.triton_start import release, wait
 
 COUNTERS = 4096  # tiles of rows that one launch may join
 _LOG2_E = 1.4426950408889634
@@ -91,7 +91,7 @@ def attention_kernel(
 
     A part is SPLITS times rows of sums (WIDE + REST columns), largest logit and sum of weights.
     """
-    begin(AHEAD)
+    wait(AHEAD)
     tile = tl.program_id(0)
     group = tl.program_id(1)
     split = tl.program_id(2)
@@ -159,6 +159,7 @@ def attention_kernel(
                 weights, v, sums_rest * shrunk[:, None], input_precision=PRECISION
             )
 
+    release(AHEAD)
     out_at = out_ptr + ((segment * M + query) * (KV * GROUP * D) + lane)[:, None]
     kind = out_ptr.dtype.element_ty
     if SPLITS == 1:

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from quantvla_ros.kernels.triton_kernels import _halves, _scaled_halves
-from quantvla_ros.kernels.triton_start import begin
+from quantvla_ros.kernels.triton_start import release, wait
 
 
 @triton.jit
@@ -451,7 +451,7 @@ def gemm_kernel(
             _fetch(weight_ptr, w_rows, tl.cdiv(K, 64) * 32, first // 2, tl.cdiv(stop, 64) * 32, 1)
         else:
             _fetch(weight_ptr, w_rows, K, first, stop, BYTES)
-    begin(AHEAD)
+    wait(AHEAD)
     if KIND == 'int4':
         sums = _packed_products(
             x_ptr,
@@ -488,6 +488,7 @@ def gemm_kernel(
             BLOCK_N,
             BLOCK_K,
         )
+    release(AHEAD)
     if not UNFINISHED:
         _finish(
             sums,
@@ -571,7 +572,7 @@ def reduce_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """One program per tile of outputs: adds the parts that `gemm_kernel` has left, and finishes."""
-    begin(AHEAD)
+    wait(AHEAD)
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)
     rows = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -582,6 +583,7 @@ def reduce_kernel(
     for _ in tl.static_range(SPLIT - 1):
         at += M * N
         sums += tl.load(at, mask=inside, other=0)
+    release(AHEAD)
     _finish(
         sums,
         rows,

@@ -13,6 +13,7 @@ cannot be one matrix).
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -295,6 +296,8 @@ def _launch(
     }
     # Few rows wait for the weights: those may come while the rows are being made.
     fetched = matrix.element_size() if rows <= FEW_ROWS else 0
+    if os.environ.get('QUANTVLA_OVERLAP', '2').endswith('n'):
+        fetched = 0
     with triton_int8._on(y.device):
         grid = (-(-rows // tile.rows) * -(-outputs // tile.outputs), tile.split)
         triton_gemm.gemm_kernel[grid](
@@ -310,7 +313,8 @@ def _launch(
             *sizes,
             SCALE_SUMS=tile.rows <= 64,
             PTX=y.device.type == 'cuda',
-            PRECISION='ieee',
+            # Three products of TF32 are as exact as one of float32, on the matrix units.
+            PRECISION='tf32x3' if y.device.type == 'cuda' else 'ieee',
             WIDEN=y.device.type == 'cpu' and values.dtype == torch.bfloat16,
             EVEN_K=columns % tile.columns == 0,
             UNFINISHED=tile.split > 1 or left is not None,

@@ -32,7 +32,7 @@ from quantvla_ros.kernels.gpu import launch_options
 from quantvla_ros.kernels.reference import SMALLEST
 from quantvla_ros.kernels.rows import Rows
 from quantvla_ros.kernels.triton_rows import _integers, _largest, _step
-from quantvla_ros.kernels.triton_start import begin
+from quantvla_ros.kernels.triton_start import release, wait
 
 LONGEST = 16384  # a row is held in registers
 LARGEST_BLOCK = 128  # of a rotation: larger ones do not fit into the shared memory
@@ -177,7 +177,7 @@ def norm_kernel(
     as it is. With PARTS the row is first made, and stored in x, of the unfinished sums of a product
     [PARTS, M, WIDTH] and a residual.
     """
-    begin(AHEAD)
+    wait(AHEAD)
     row = tl.program_id(0).to(tl.int64)
     inner = tl.arange(0, BLOCK)
     columns = tl.arange(0, BLOCKS)[:, None] * B + inner[None, :]
@@ -195,6 +195,7 @@ def norm_kernel(
         x = tl.where(inside, x.to(tl.float32), 0.0)
     else:
         x = tl.load(x_ptr + row * x_stride + sources, mask=inside, other=0.0).to(tl.float32)
+    release(AHEAD)
     if CENTERED:
         mean = tl.sum(tl.sum(x, axis=1), axis=0) / WIDTH
         x = tl.where(inside, x - mean, 0.0)
@@ -254,7 +255,7 @@ def norm_blocks_kernel(
 
     The rows are read from the cache again for each pass: mean, squares, maxima, integers.
     """
-    begin(AHEAD)
+    wait(AHEAD)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = rows < M
     inner = tl.arange(0, BLOCK)
@@ -273,6 +274,7 @@ def norm_blocks_kernel(
         x = tl.load(x_rows + (start + inner)[None, :], mask=within[None, :], other=0.0)
         x = tl.where(within[None, :], x.to(tl.float32) - mean[:, None], 0.0)
         squares += tl.sum(x * x, axis=1)
+    release(AHEAD)
     deviation = _inverse_deviation(squares, WIDTH, eps)
     largest = tl.zeros((ROWS,), dtype=tl.float32)
     scale, inverse, usable = _step(largest, step_ptr, LARGEST, SMALLEST, STATIC)

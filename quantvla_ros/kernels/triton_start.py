@@ -11,12 +11,20 @@ import triton.language as tl
 
 
 @triton.jit
-def begin(AHEAD: tl.constexpr):
-    """Let the next kernel come; wait until the one before has ended and all it wrote is seen.
+def wait(AHEAD: tl.constexpr):
+    """Wait until the kernel before has ended and all it wrote is seen.
 
     Every kernel waits like this before it reads or writes, so a kernel's end is also the end of all
     before it.
     """
-    if AHEAD:
+    if AHEAD == 1:
         tl.extra.cuda.gdc_launch_dependents()
+    if AHEAD > 0:
         tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def release(AHEAD: tl.constexpr):
+    """Let the next kernel come to the multiprocessors, once all programs of this one say so."""
+    if AHEAD == 2:
+        tl.extra.cuda.gdc_launch_dependents()
