@@ -213,6 +213,8 @@ def test_a_graph_can_hold_it_and_no_short_float_touches_it(way):
     assert seen[0] == seen[1]
     names = {name.split('.')[1] for name, _ in seen[0]}
     assert 'index_select' in names
+    if WAYS[way][2]:  # how a device orders a sum of floats is its own affair
+        assert 'sum' not in names
     assert not names & {
         'mm', 'bmm', 'addmm', 'baddbmm', 'matmul', 'convolution', '_local_scalar_dense', 'nonzero',
         'lift_fresh', '_upsample_bilinear2d_aa', 'upsample_bilinear2d',
