@@ -12,6 +12,8 @@ from collections import Counter
 from pathlib import Path
 
 import engine_groot_samples as samples
+import groot_samples
+import numpy as np
 import pytest
 import torch
 from engine_groot_samples import ROBOT, expected, inputs, network
@@ -20,6 +22,7 @@ from safetensors.torch import load_file
 
 from quantvla_ros.engine.graph import Graphs, Shape
 from quantvla_ros.engine.groot import GrootForward, GrootWeights
+from quantvla_ros.engine.policy import load_policy
 from quantvla_ros.engine.products import Workload, products
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused
@@ -296,3 +299,13 @@ def test_the_kernels_together_give_the_networks_actions(kind):
     assert done.returncode == 0, done.stderr[-2000:]
     # One activation that is rounded to its other neighbour would be some 1e-4.
     assert all(float(error) < 1e-3 for error in done.stdout.split()), done.stdout
+
+
+def test_a_policy_gives_the_same_chunk_with_and_without_the_engine(tmp_path):
+    checkpoint = groot_samples.write_nvidia(tmp_path / 'checkpoint')
+    plain, ours = load_policy(checkpoint), load_policy(checkpoint, engine='graph')
+    ours.runner.check()
+    for seed, words in enumerate(('pick', 'pick place pick', 'place')):
+        observation = groot_samples.observation(words, seed=seed)
+        wanted = plain.infer(observation, seed=seed)
+        np.testing.assert_allclose(ours.infer(observation, seed=seed), wanted, atol=1e-5)

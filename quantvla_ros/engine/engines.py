@@ -8,16 +8,19 @@ engine is two classes in a module of its own and a line in ENGINES.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from quantvla_ros.engine.graph import Shape
+from quantvla_ros.engine.groot import GrootForward, GrootWeights
 from quantvla_ros.engine.pi05 import PI05Forward, PI05Weights
 from quantvla_ros.engine.shapes import prompt_lengths
 from quantvla_ros.engine.smolvla import SmolVLAForward, SmolVLAWeights
+from quantvla_ros.models.groot_n15 import GrootInputs
 from quantvla_ros.models.pi05 import ModelInputs
 from quantvla_ros.models.smolvla import SmolVLAInputs
 
@@ -86,13 +89,20 @@ class EngineKind:
         given: what the architecture's processor makes of an observation, on the host.
         lengths: processor to the prompt lengths to prepare where nobody says.
         direction: of an Euler step along the velocity: 1 or -1.
+        settled: (this, processor) to the same for that processor's robot, where weights or inputs
+            depend on it; None: they do not.
     """
 
-    weights: Callable[[Any, torch.device, torch.dtype], Any]
+    weights: Callable[..., Any]
     forward: Callable[[Any, int, int], Forward]
-    given: Callable[[Any], Given]
+    given: Callable[..., Given]
     lengths: Callable[[Any], tuple[int, ...]]
     direction: int
+    settled: Callable[[EngineKind, Any], EngineKind] | None = None
+
+    def of(self, processor: Any) -> EngineKind:
+        """The same, for the robot of a processor."""
+        return self if self.settled is None else self.settled(self, processor)
 
 
 class _EmbedsOnce:
@@ -117,6 +127,10 @@ class _SmolVLA(_EmbedsOnce, SmolVLAForward):
     pass
 
 
+class _Groot(_EmbedsOnce, GrootForward):
+    pass
+
+
 def _pi05(inputs: ModelInputs) -> Given:
     pictures = [image[0] for image in inputs.images]
     tokens = inputs.tokens[0]
@@ -127,6 +141,32 @@ def _smolvla(inputs: SmolVLAInputs) -> Given:
     pictures = [image[0] for image in inputs.images]
     tokens = inputs.tokens[0]
     return Given(Shape(len(pictures), len(tokens)), (pictures, tokens, inputs.state))
+
+
+def _groot(inputs: GrootInputs, *, of_pictures: int) -> Given:
+    tokens = inputs.input_ids[0]
+    needs = Shape(len(inputs.pixel_values), len(tokens) - of_pictures)
+    return Given(needs, (inputs.pixel_values, tokens, inputs.state[0]))
+
+
+def _of_robot(kind: EngineKind, processor: Any) -> EngineKind:
+    """GR00T's: its embodiment's layers, its cameras' tokens."""
+    return replace(
+        kind,
+        weights=partial(kind.weights, embodiment=processor.embodiment_id),
+        given=partial(kind.given, of_pictures=_of_pictures(processor)),
+    )
+
+
+def _of_pictures(processor: Any) -> int:
+    """Tokens of GR00T's prompt that stand for pictures."""
+    return processor.prompt.pictures * processor.prompt.tokens
+
+
+def _beyond_the_chat(processor: Any) -> tuple[int, ...]:
+    """What surrounds the command in GR00T's prompt, and room for shorter and longer ones."""
+    chat = len(processor.tokens('a')) - _of_pictures(processor)
+    return tuple(-(-(chat + room) // 16) * 16 for room in (8, 24, 56, 120))
 
 
 def _up_to_the_processors_longest(processor: Any) -> tuple[int, ...]:
@@ -147,5 +187,13 @@ ENGINES: Mapping[str, EngineKind] = {
         given=_smolvla,
         lengths=_up_to_the_processors_longest,
         direction=-1,
+    ),
+    'gr00t_n1_5': EngineKind(
+        weights=GrootWeights,
+        forward=_Groot,
+        given=_groot,
+        lengths=_beyond_the_chat,
+        direction=1,
+        settled=_of_robot,
     ),
 }

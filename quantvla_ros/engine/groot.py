@@ -67,8 +67,8 @@ class GrootForward:
         self.images = self._vision.images
         self._embedded = buffer(self.longest, stack.width)
         self.words = self._embedded[self.pictures :]
-        self.order = buffer(self.longest, dtype=torch.int64)
-        self.count = buffer(1, dtype=torch.int32)
+        self.order = torch.arange(self.longest, device=device)
+        self.count = torch.full((1,), self.longest, dtype=torch.int32, device=device)
         self.state = buffer(1, config.state_dim, dtype=torch.float32)
         self.noise = buffer(config.chunk, config.action_dim, dtype=torch.float32)
         self.actions = torch.zeros_like(self.noise)

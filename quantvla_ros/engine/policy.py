@@ -289,7 +289,7 @@ def _packed(
     if mapped:
         own_embeddings(network)  # type: ignore[arg-type]
     loaded = time.perf_counter()
-    packed = PackedNetwork(ENGINES[source.kind], network, device, dtype)
+    packed = PackedNetwork(ENGINES[source.kind].of(source.processor), network, device, dtype)
     del network
     gc.collect()
     return packed, info, {'load': loaded - begun, 'pack': time.perf_counter() - loaded}
