@@ -9,7 +9,8 @@ import engine_samples
 import numpy as np
 import pytest
 import torch
-from quantization_samples import COMMANDS, observations
+from engine_policy_samples import saying
+from quantization_samples import COMMANDS
 
 from quantvla_ros.engine import engine as engine_module
 from quantvla_ros.engine import policy as policy_module
@@ -40,12 +41,6 @@ def plain(checkpoint):
 @pytest.fixture(scope='module')
 def graph(checkpoint):
     return load_policy(checkpoint, engine='graph', views=(1, 2), lengths=LENGTHS)
-
-
-def saying(words: str, *, cameras: int = 2, seed: int = 0):
-    one = observations(1, seed)[0]
-    images = dict(list(one.images.items())[:cameras])
-    return dataclasses.replace(one, images=images, instruction=words)
 
 
 @pytest.mark.parametrize('cameras', [1, 2])
