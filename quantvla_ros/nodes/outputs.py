@@ -1,59 +1,66 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the policy node publishes: chunks, trajectories and its status.
-
-Chunks and trajectories go out through lifecycle publishers, so that an inactive node cannot command
-anything even by mistake of ours.
-"""
+"""What the policy node sends: chunks, commands by the way that the contract chose, its status."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from trajectory_msgs.msg import JointTrajectory
 
-from quantvla_ros.contract.types import Contract
+from quantvla_ros.contract.types import Contract, OutputKind
 from quantvla_ros.control.guard import Reason
 from quantvla_ros.control.schedule import Latencies
+from quantvla_ros.control.streams import columns
 from quantvla_ros.control.trajectory import Trajectory
 from quantvla_ros.msg import ActionChunk, PolicyStatus
-from quantvla_ros.nodes.messages import (
-    chunk_trajectory,
-    duration_message,
-    time_message,
-    trajectory_message,
-)
+from quantvla_ros.nodes.messages import chunk_trajectory, duration_message, time_message
+from quantvla_ros.nodes.output import ACKNOWLEDGED, COMMAND_QOS, Output, Surroundings
+from quantvla_ros.nodes.output_follow import FollowOutput
+from quantvla_ros.nodes.output_gripper import gripper_output
+from quantvla_ros.nodes.output_servo import ServoOutput
+from quantvla_ros.nodes.output_trajectory import TrajectoryOutput
 from quantvla_ros.nodes.states import Counts, State, Status
 from quantvla_ros.nodes.supervisor import Sent
 
-try:
-    from rclpy.event_handler import PublisherEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import PublisherEventCallbacks
+__all__ = ['ACKNOWLEDGED', 'COMMAND_QOS', 'STATUS_QOS', 'Commands', 'status_message']
 
-COMMAND_QOS = QoSProfile(
-    reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST, depth=1
-)
 STATUS_QOS = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
 )
-ACKNOWLEDGED = 0.5  # s to wait at most until a last message has arrived before the node goes
+
+
+def _trajectory(node: LifecycleNode, contract: Contract, around: Surroundings) -> Output:
+    return TrajectoryOutput(node, contract.action.topic, contract.action.frame_id)
+
+
+def _follow(node: LifecycleNode, contract: Contract, around: Surroundings) -> Output:
+    return FollowOutput(node, contract.output, contract.action.frame_id, around)
+
+
+# How an arm is commanded, by what the contract says.
+_ARM: dict[OutputKind, Callable[[LifecycleNode, Contract, Surroundings], Output]] = {
+    OutputKind.TRAJECTORY: _trajectory,
+    OutputKind.FOLLOW: _follow,
+    OutputKind.JOINT_JOG: ServoOutput,
+    OutputKind.TWIST: ServoOutput,
+}
 
 
 class Commands:
-    """The publishers that move an arm; a `supervisor.Sink` together with `changed`.
+    """All that moves an arm; a `supervisor.Sink` together with `changed`.
 
     Args:
-        node: publishes.
-        contract: topic and frame of the commands.
+        node: publishes and calls.
+        contract: where commands go, and how.
         artifact_id: what computes the chunks.
         changed: takes status changes.
+        around: measured joints, and who wants to know of the other side's refusals.
+    Raises:
+        ContractError: the chosen output needs a package that is not installed.
     """
 
     def __init__(
@@ -62,27 +69,54 @@ class Commands:
         contract: Contract,
         artifact_id: str,
         changed: Callable[[Status], None],
+        around: Surroundings | None = None,
     ) -> None:
-        self._node, self._contract, self._artifact_id = node, contract, artifact_id
+        self._contract, self._artifact_id = contract, artifact_id
         self.changed = changed
-        self.incompatible = ''
+        around = around or Surroundings()
+        frame, output = contract.action.frame_id, contract.output
+        apart = {gripper.joint for gripper in output.grippers}
+        self._joints = [name for name in contract.action.names if name not in apart]
+        self._arm = _ARM[output.kind](node, contract, around)
+        self._grippers: list[Output] = [
+            gripper_output(node, gripper, frame, around) for gripper in output.grippers
+        ]
+        self._node = node
         self._chunks = node.create_lifecycle_publisher(ActionChunk, '~/action_chunk', COMMAND_QOS)
-        self._trajectories = node.create_lifecycle_publisher(
-            JointTrajectory, contract.action.topic, COMMAND_QOS,
-            event_callbacks=PublisherEventCallbacks(incompatible_qos=self._incompatible),
-        )
+
+    @property
+    def name(self) -> str:
+        """Where the arm's commands go."""
+        return self._arm.name
+
+    @property
+    def incompatible(self) -> str:
+        """The QoS policy by which a subscriber cannot hear the commands, '' where all can."""
+        return getattr(self._arm, 'incompatible', '')
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with arm and grippers, in words."""
+        return [
+            f'{output.name}: {output.problem}' for output in self._outputs if output.problem
+        ]
+
+    def facts(self) -> dict[str, object]:
+        """Further numbers for /diagnostics."""
+        return {key: value for output in self._outputs for key, value in output.facts().items()}
 
     def chunk(self, sent: Sent) -> None:
-        """Publish a chunk and what is left of it for the controller."""
-        frame = self._contract.action.frame_id
+        """Send what is left of a chunk to the controller, and publish it whole."""
         # The controller first: it is the one in a hurry.
-        self._trajectories.publish(trajectory_message(sent.points, frame))
+        self._arm.send(self._of_arm(sent.points))
+        for gripper in self._grippers:
+            gripper.send(sent.points)
         message = ActionChunk(
             sequence=sent.work.sequence,
             instruction=sent.work.observation.instruction,
             artifact_id=self._artifact_id,
             joint_names=list(sent.chunk.joints),
-            trajectory=chunk_trajectory(sent.chunk, frame),
+            trajectory=chunk_trajectory(sent.chunk, self._contract.action.frame_id),
             control_period=duration_message(sent.chunk.period),
             observation_age=duration_message(sent.work.age),
             inference_time=duration_message(sent.inference_time),
@@ -91,36 +125,36 @@ class Commands:
         self._chunks.publish(message)
 
     def hold(self, points: Trajectory) -> None:
-        """Publish a hold."""
-        self._trajectories.publish(trajectory_message(points, self._contract.action.frame_id))
+        """Send a hold."""
+        self._arm.hold(self._of_arm(points))
+        for gripper in self._grippers:
+            gripper.hold(points)
 
     def wait_until_received(self) -> None:
-        """Give the last command time to arrive, before its publisher goes."""
-        if self.controllers():
-            self._trajectories.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED))
+        """Give the last command time to arrive, before its sender goes."""
+        for output in self._outputs:
+            output.wait_until_received()
 
     def controllers(self) -> int:
-        """Subscribers of the commands."""
-        return self._trajectories.get_subscription_count()
+        """Who takes the commands of the arm."""
+        return self._arm.listeners()
 
     def rivals(self) -> int:
-        """Other publishers of the same commands."""
-        topic = self._node.resolve_topic_name(self._contract.action.topic)
-        return max(0, self._node.count_publishers(topic) - 1)
+        """Who else sends such commands."""
+        return self._arm.rivals()
 
     def close(self) -> None:
-        """Destroy the publishers."""
-        for publisher in (self._chunks, self._trajectories):
-            self._node.destroy_lifecycle_publisher(publisher)
+        """Free everything."""
+        for output in self._outputs:
+            output.close()
+        self._node.destroy_lifecycle_publisher(self._chunks)
 
-    def _incompatible(self, event: Any) -> None:
-        from rclpy.qos import qos_policy_name_from_kind
+    @property
+    def _outputs(self) -> list[Output]:
+        return [self._arm, *self._grippers]
 
-        self.incompatible = qos_policy_name_from_kind(event.last_policy_kind).lower()
-        self._node.get_logger().warning(
-            f'{self._contract.action.topic}: a subscriber cannot hear the commands, its '
-            f'{self.incompatible} does not fit: offered are RELIABLE, VOLATILE'
-        )
+    def _of_arm(self, points: Trajectory) -> Trajectory:
+        return columns(points, self._joints) if self._grippers else points
 
 
 def status_message(
@@ -147,7 +181,7 @@ def status_message(
         inference_count=counts.inferences,
         published_count=counts.published,
         dropped_not_finite_count=dropped[Reason.NOT_FINITE],
-        dropped_limit_count=dropped[Reason.POSITION_LIMIT] + dropped[Reason.VELOCITY_LIMIT],
+        dropped_limit_count=sum(dropped[reason] for reason in _LIMITS),
         dropped_start_jump_count=dropped[Reason.START_JUMP],
         dropped_other_count=dropped[Reason.TOO_LATE] + counts.superseded,
         refused_observation_count=counts.refused,
@@ -161,4 +195,8 @@ def status_message(
     return message
 
 
+_LIMITS = (
+    Reason.POSITION_LIMIT, Reason.VELOCITY_LIMIT, Reason.ACCELERATION_LIMIT, Reason.JERK_LIMIT,
+    Reason.WORKSPACE,
+)
 _STATES = {state: getattr(PolicyStatus, state.name) for state in State}
