@@ -95,8 +95,18 @@ class _Trajectory:
 
     def velocity(self, now: int) -> np.ndarray:
         """Velocity by which the trajectory goes on after `now`, rad/s."""
-        step = 1_000_000
-        return (self.sample(now + step) - self.sample(now)) * (_NS / step)
+        times = self.times
+        if not times[0] <= now < times[-1]:
+            return np.zeros_like(self.positions[0])
+        after = int(np.searchsorted(times, now, 'right'))
+        start, end = self.positions[after - 1], self.positions[after]
+        span = (times[after] - times[after - 1]) / _NS
+        if self.velocities is None:
+            return (end - start) / span
+        part = (now - times[after - 1]) / _NS / span
+        leaving, arriving = self.velocities[after - 1], self.velocities[after]
+        return (6 * part * (1 - part) * (end - start) / span
+                + (1 - part) * (1 - 3 * part) * leaving + part * (3 * part - 2) * arriving)
 
 
 def _cubic(start: np.ndarray, end: np.ndarray, leaving: np.ndarray, arriving: np.ndarray,
