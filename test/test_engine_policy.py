@@ -3,8 +3,10 @@
 """A policy behind the engine, on the CPU's definitions of its kernels: what it gives, refuses."""
 import dataclasses
 import gc
+import sys
 import weakref
 
+import artifact_samples
 import engine_samples
 import numpy as np
 import pytest
@@ -23,6 +25,8 @@ from quantvla_ros.engine.shapes import prompt_lengths, read_lengths
 from quantvla_ros.engine.trace import trace
 from quantvla_ros.errors import BackendError, ObservationError
 from quantvla_ros.models import pi05_processor
+from quantvla_ros.models.checkpoint import load_model
+from quantvla_ros.quantization.artifact import load_artifact
 
 LENGTHS = (16, 48)
 GPU = torch.device('cuda', 0)
@@ -31,6 +35,13 @@ GPU = torch.device('cuda', 0)
 @pytest.fixture(scope='module')
 def checkpoint():
     return engine_samples.checkpoint()
+
+
+@pytest.fixture(scope='module')
+def artifact(checkpoint, tmp_path_factory):
+    directory = tmp_path_factory.mktemp('artifacts') / 'w4a8'
+    artifact_samples.write(directory, checkpoint, kind='w4a8')
+    return directory
 
 
 @pytest.fixture(scope='module')
@@ -49,6 +60,18 @@ def test_engine_and_network_give_the_same_chunk(plain, graph, words, cameras):
     observation = saying(words, cameras=cameras)
     wanted = plain.infer(observation, seed=5)
     np.testing.assert_allclose(graph.infer(observation, seed=5), wanted, atol=1e-5)
+
+
+def test_an_artifact_runs_on_the_engine(artifact):
+    plain, graph = (load_policy(artifact, engine=name) for name in ('plain', 'graph'))
+    assert graph.info == plain.info and graph.info.precision == 'w4a8'
+    errors = []
+    for seed in range(5):
+        wanted = plain.infer(saying(COMMANDS[0], seed=seed), seed=seed)
+        found = graph.infer(saying(COMMANDS[0], seed=seed), seed=seed)
+        errors.append(np.abs(found - wanted).max() / np.abs(wanted).max())
+    # A value between two integers may be rounded either way; seldom.
+    assert np.median(errors) < 1e-5 and max(errors) < 5e-3
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_ran_between(graph):
@@ -169,6 +192,32 @@ def test_a_network_on_the_host_is_gone_once_it_is_packed(checkpoint, monkeypatch
     gc.collect()
     assert held[0]() is None and packed.steps == 3 and info.precision == 'float32'
     assert list(seconds) == ['load', 'pack']
+
+
+def mapped_ranges(path) -> list[range]:
+    """Where this process sees a file."""
+    with open('/proc/self/maps') as lines:
+        spans = [line.split()[0].split('-') for line in lines if line.strip().endswith(str(path))]
+    return [range(int(first, 16), int(last, 16)) for first, last in spans]
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
+def test_weights_that_are_packed_at_once_are_read_from_the_file_but_embeddings_are_kept(
+    checkpoint, artifact
+):
+    for directory, load in (
+        (checkpoint, lambda path: load_model(path, mapped=True)),
+        (artifact, lambda path: load_artifact(path, mapped=True)[0]),
+    ):
+        network = load(directory)
+        engine_module.own_embeddings(network)
+        spans = mapped_ranges((directory / 'model.safetensors').resolve())
+        wanted = load_policy(directory).runner.network.state_dict()
+        assert spans
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(tensor, wanted[name]), name
+            in_file = any(tensor.data_ptr() in span for span in spans)
+            assert in_file != name.endswith(('embed_tokens.weight', 'position_embedding.weight')), name
 
 
 def test_a_kernel_that_gives_no_numbers_or_others_each_time_is_found_at_warm_up(checkpoint):

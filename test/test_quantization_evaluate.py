@@ -128,7 +128,7 @@ class Known:
             slots=tuple(camera.slot for camera in robot.cameras), state_names=None, state_size=5,
             action_names=None, action_size=5, weight_bytes=0, float_bytes=0,
         )
-        self.running = Running('plain', 'cpu')
+        self.running, self.runner = Running('plain', 'cpu'), SimpleNamespace(check=lambda: None)
         self.chunk = chunk
         monkeypatch.setattr('quantvla_ros.engine.policy.load_policy', lambda path, **_: self)
         monkeypatch.setattr('quantvla_ros.engine.trace.trace', self.trace)

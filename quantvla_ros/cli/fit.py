@@ -21,7 +21,7 @@ def load_fitting(
 
     Raises:
         ContractError: they do not fit; one line per difference.
-        BackendError: it does not run there, and no fallback is allowed.
+        BackendError: it does not run there, and no fallback is allowed; or it computes no numbers.
     """
     from quantvla_ros.engine.policy import load_policy
 
@@ -29,6 +29,7 @@ def load_fitting(
         path, device=device, views=camera_counts(contract), allow_fallback=allow_fallback
     )
     check_policy_fit(path, contract, policy.info)
+    policy.runner.check()
     return policy
 
 
