@@ -55,7 +55,8 @@ def heading(points: Trajectory, joint: str, now: int) -> float:
     """
     column = points.joints.index(joint)
     here = state_of(columns(points, [joint]), now).position[0]
-    ahead = points.positions[points.times > (now - points.stamp) * 1e-9, column]
+    time = max((now - points.stamp) * 1e-9, float(points.times[0]))
+    ahead = points.positions[points.times > time, column]
     way = np.diff(ahead, prepend=here)
     still = _STILL * max(1e-3, float(np.abs(points.positions[:, column]).max(initial=0.0)))
     direction = 0.0

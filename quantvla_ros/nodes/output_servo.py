@@ -124,9 +124,12 @@ class ServoOutput:
         self._node.destroy_subscription(self._status)
 
     def _tick(self) -> None:
+        if not self._publisher.is_activated:
+            self._confirmed = self._asked = False  # it may be switched by others meanwhile
+            return
         with self._lock:
             points = self._points
-        if points is None or not self._ready():
+        if not self._ready() or points is None:
             return
         now = self._node.get_clock().now().nanoseconds
         if now > points.end + _AFTER:
