@@ -372,7 +372,8 @@ def test_joint_speeds_are_streamed_with_fresh_stamps_and_end_with_rest(bench):
     assert list(heard[0].joint_names) == ['a', 'b']
     stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in heard]
     assert stamps == sorted(stamps) and stamps[0] >= points.stamp
-    assert max(max(m.velocities) for m in heard) == pytest.approx(0.1)
+    # The last cubic comes to rest from 0.1 rad/s, over a way that takes it up to 4/3 of that.
+    assert 0.0999 < max(max(m.velocities) for m in heard) < 0.1334
     assert heard[0].header.frame_id == 'base_link'
 
 
@@ -401,13 +402,13 @@ def test_twists_are_streamed_in_the_contracts_frame_and_the_gripper_goes_apart(b
     points = bench.motion((*AXES, 'finger'), seconds=30.0, rate=0.001)
     points.positions[:] = 0.001 * points.times[:, None]
     bench.send(points)
-    bench.until(lambda: len(heard) > 1 and fingers, 'twists')
+    bench.until(lambda: heard and heard[-1].twist.linear.x > 0.0 and fingers, 'twists')
     assert asked[0] == 1  # TWIST
     twist = heard[-1].twist
     for value in (twist.linear.x, twist.linear.z, twist.angular.x, twist.angular.z):
         assert value == pytest.approx(0.001, rel=0.01)
     assert heard[-1].header.frame_id == 'base_link'
-    assert 0.0 < fingers[-1].data[0] < 0.03
+    assert 0.0 < fingers[-1].data[0] <= 0.03
 
 
 def test_an_inactive_node_asks_nothing_of_servo(bench):
