@@ -114,6 +114,7 @@ stamp_python=$venv/.quantvla_ros.python
 stamp_base=$venv/.quantvla_ros.base
 stamp_test=$venv/.quantvla_ros.test
 stamp_build=$venv/.quantvla_ros.build
+stamp_interfaces=$venv/.quantvla_ros.interfaces
 identity=$({
   echo "$root $mode $gpu ${ROS_DISTRO:-} $(readlink -f "$python")"
   "$python" -c 'import sys; print(sys.version)'
@@ -225,22 +226,49 @@ build=$({
   find quantvla_ros launch config -type f -not -name '*.pyc' | LC_ALL=C sort
   find assets -type f -printf '%p %s %T@\n' | LC_ALL=C sort  # copied, not linked
 } | digest)
-if ! matches "$stamp_build" "$build"; then
-  say 'messages and package (colcon build)'
-  log=$venv/.quantvla_ros.colcon.log
+enter() {  # the environment that packages are built in
+  cd "$root"
+  # shellcheck disable=SC1091
+  . "$venv/bin/activate"
+  if [ $mode = wheels ]; then
+    export AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv
+    export ROS_DISTRO=kilted ROS_VERSION=2 ROS_PYTHON_VERSION=3
+  fi
+}
+
+log=$venv/.quantvla_ros.colcon.log
+colcon_build() {  # ARGS...
   if ! (
-    cd "$root"
-    # shellcheck disable=SC1091
-    . "$venv/bin/activate"
-    if [ $mode = wheels ]; then
-      export AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv
-      export ROS_DISTRO=kilted ROS_VERSION=2 ROS_PYTHON_VERSION=3
-    fi
-    python -m colcon build --symlink-install --base-paths . --event-handlers console_direct+ \
+    enter
+    python -m colcon "${colcon_log[@]}" build --event-handlers console_direct+ "$@" \
       --cmake-args -DBUILD_TESTING=OFF "-DPython3_EXECUTABLE=$venv/bin/python"
   ) >"$log" 2>&1; then
     tail -n 40 "$log" >&2
     fail "colcon build failed; the whole output is in $log"
   fi
+}
+
+if ! matches "$stamp_build" "$build"; then
+  say 'messages and package (colcon build)'
+  colcon_log=()
+  colcon_build --symlink-install --base-paths .
   echo "$build" >"$stamp_build"
+fi
+
+# What control_msgs and moveit_msgs are needed for is tested with interfaces of the same names and
+# fields where they are not installed.
+if [ $with_tests = yes ] &&
+  ! (enter && "$venv/bin/python" -c 'import control_msgs, moveit_msgs') >/dev/null 2>&1; then
+  interfaces=$({
+    echo "$base"
+    cd "$root/test/ros/interfaces"
+    find . -type f | LC_ALL=C sort | xargs cat
+  } | digest)
+  if ! matches "$stamp_interfaces" "$interfaces"; then
+    say 'interfaces that tests need (colcon build)'
+    colcon_log=(--log-base "$root/build/lookalikes/log")
+    colcon_build --base-paths test/ros/interfaces --build-base build/lookalikes/build \
+      --install-base build/lookalikes/install
+    echo "$interfaces" >"$stamp_interfaces"
+  fi
 fi

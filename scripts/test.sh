@@ -28,6 +28,11 @@ shift || true
 
 scripts/setup.sh --test
 . scripts/env.sh
+if [ -f build/lookalikes/install/local_setup.bash ]; then
+  set +u  # colcon's files do not know `set -u`
+  . build/lookalikes/install/local_setup.bash
+  set -u
+fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
