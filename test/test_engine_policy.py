@@ -84,6 +84,11 @@ def test_the_same_seed_gives_the_same_bits_whatever_ran_between(graph):
     assert not np.array_equal(*(graph.infer(observation, seed=None) for _ in range(2)))
 
 
+def test_a_seed_means_torchs_own_numbers_on_every_machine(plain, graph):
+    wanted = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(11))
+    assert torch.equal(plain.noise(11), wanted) and torch.equal(graph.noise(11), wanted)
+
+
 def test_many_at_once_are_each_as_alone(graph):
     given = [saying(COMMANDS[0]), saying(COMMANDS[1], cameras=1)]
     alone = [graph.infer(one, seed=seed) for seed, one in enumerate(given)]
@@ -217,7 +222,8 @@ def test_weights_that_are_packed_at_once_are_read_from_the_file_but_embeddings_a
         for name, tensor in network.state_dict().items():
             assert torch.equal(tensor, wanted[name]), name
             in_file = any(tensor.data_ptr() in span for span in spans)
-            assert in_file != name.endswith(('embed_tokens.weight', 'position_embedding.weight')), name
+            embedding = name.endswith(('embed_tokens.weight', 'position_embedding.weight'))
+            assert in_file != embedding, name
 
 
 def test_a_kernel_that_gives_no_numbers_or_others_each_time_is_found_at_warm_up(checkpoint):
