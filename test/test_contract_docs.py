@@ -9,7 +9,14 @@ import pytest
 import yaml
 
 from quantvla_ros.contract.load import parse_contract
-from quantvla_ros.contract.types import ActionKind, Freshness
+from quantvla_ros.contract.types import (
+    ActionKind,
+    Freshness,
+    GripperKind,
+    Output,
+    OutputKind,
+    Safety,
+)
 from quantvla_ros.errors import ContractError
 
 TEXT = (Path(__file__).resolve().parents[1] / 'docs' / 'contract.md').read_text()
@@ -68,3 +75,14 @@ def test_the_faults_shown_are_the_faults_given():
     shown = re.search(r"found the unknown key 'tpic'; did you mean 'topic'\?", TEXT).group(0)
     with pytest.raises(ContractError, match=re.escape(shown)):
         parse_contract(EXAMPLE.replace('topic: wrist', 'tpic: wrist'))
+
+
+def test_outputs_grippers_and_safety_are_documented_with_their_defaults():
+    for kind in OutputKind:
+        assert f'| `{kind.value}` |' in TEXT
+    for gripper in GripperKind:
+        assert f'`{gripper.value}`' in TEXT
+    for field in dataclasses.fields(Safety):
+        row = re.search(rf'safety\.{field.name}`[^\n]*', TEXT).group(0)
+        assert f'| {"null" if field.default is None else field.default} |' in row
+    assert '| [1, 4] | 1.5 |' in TEXT and '| 50 |' in TEXT and Output.rate == 50.0
