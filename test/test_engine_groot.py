@@ -309,3 +309,12 @@ def test_a_policy_gives_the_same_chunk_with_and_without_the_engine(tmp_path):
         observation = groot_samples.observation(words, seed=seed)
         wanted = plain.infer(observation, seed=seed)
         np.testing.assert_allclose(ours.infer(observation, seed=seed), wanted, atol=1e-5)
+    (states, _), (wanted_states, _) = (p.runner.states(observation, 3) for p in (ours, plain))
+    assert all(relative(x, y) < 2e-6 for x, y in zip(states, wanted_states, strict=True))
+
+
+def test_a_forward_pass_without_inputs_yet_runs_on_numbers():
+    # The engine checks its graphs before the first observation; attention to no key at all is NaN.
+    forward = GrootForward(weights('w8a8'), 2, 16)
+    assert forward.count == 2 * 4 + 16
+    assert torch.isfinite(forward.run()).all()
