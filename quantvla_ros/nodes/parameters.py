@@ -69,8 +69,9 @@ POLICY_PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         'prompt_lengths', '',
-        'Prompt lengths that the engine is prepared for, in tokens with commas between them; '
-        "empty for some up to the policy's longest. Fewer start faster and take less memory.",
+        'Prompt lengths that the engine is prepared for, in tokens with commas between them (one '
+        "alone in quotes); empty for some up to the policy's longest. Fewer start faster and take "
+        'less memory.',
         read_only=True,
     ),
     Parameter(
