@@ -26,15 +26,17 @@ from quantvla_ros.control.modes import Mode
 from quantvla_ros.control.schedule import Schedule
 from quantvla_ros.control.smoothing import State, state_of
 from quantvla_ros.control.splice import (
+    BRAKING,
     SUBSTEPS,
     Motion,
     Path,
     accelerations,
+    braked,
     splice,
     standing,
     state_at,
 )
-from quantvla_ros.control.trajectory import Trajectory
+from quantvla_ros.control.trajectory import Trajectory, hold, stop_time
 
 # s between publishing a trajectory and its first point: what a message takes to arrive, and a
 # controller's cycle.
@@ -107,19 +109,55 @@ class Handover:
         self._numbers = None
         self._ensemble.clear()
 
-    def held(self, points: Trajectory) -> None:
-        """A hold was sent, which a controller begins from what it was told before."""
-        assert self.motion is not None  # nothing is held that was never moved
-        place, speed = state_at(self.motion.points, points.stamp)
-        self.motion = standing(
-            replace(
+    def hold(self, measured: Measured | None, now: int, within: float) -> Trajectory:
+        """Break off: the points that bring the arm to rest, which are to be sent.
+
+        Braked is what the arm is told to do, or what was measured where that is something else
+        altogether: something is in its way, or moves it.
+
+        Args:
+            measured: the newest, None where it is too old to say anything.
+            now: ns.
+            within: s that it takes where the limits let it.
+        """
+        limits, names = self._contract.limits, self._contract.action.names
+        old = None if self.motion is None else self.motion.points
+        self.broken_off()
+        if old is None or (measured is not None and self._astray(measured)):
+            assert measured is not None  # nothing is held of which nothing is known
+            needed = stop_time(names, measured.velocity, limits, shortest=within)
+            points = hold(
+                names, measured.position, measured.velocity, limits, now, stop_time=needed
+            )
+            # A controller leaves what it was told before for the first point.
+            place = measured.position if old is None else state_at(old, now)[0]
+            speed = measured.velocity if old is None else state_at(old, now)[1]
+            begun = replace(
                 points,
                 times=np.concatenate([[0.0], points.times]),
                 positions=np.concatenate([place[np.newaxis], points.positions]),
                 velocities=np.concatenate([speed[np.newaxis], points.velocities]),
             )
-        )
-        self.broken_off()
+            self.motion = standing(begun)
+            return points
+        instant = _next_point(old, now + round(LEAD * 1e9))
+        state, bound = state_of(old, instant), bounds(limits, names)
+        step = within / BRAKING
+        average = smoothing.window(limits, names, accelerations(bound))
+        count = smoothing.steps(average, step)
+        place, speed = smoothing.leading(state, count * step)
+        points = braked(place, speed, bound, stamp=now, instant=instant, within=within)
+        points = smoothing.smoothed(points, state, count)
+        self.motion = standing(_led_to(old, points, now))
+        return self.motion.points
+
+    def _astray(self, measured: Measured) -> bool:
+        """Whether the arm is where it is told to be no more."""
+        if self.motion is None:
+            return True
+        told = state_at(self.motion.points, measured.stamp)[0]
+        off = np.where(self._grippers, 0.0, np.abs(told - measured.position))
+        return bool((off > self._contract.action.start_tolerance).any())
 
     def guidance(self, stamp: int, observed: np.ndarray, now: int) -> rtc.Guidance | None:
         """What a chunk is to begin like that is inferred now; None: whatever the policy likes.
@@ -161,7 +199,11 @@ class Handover:
         consumed = int(gone / contract.control_period)
         # Fingers that hold something never get to where they are told to be.
         start = np.where(self._grippers, command.state.position, observed)
-        chunk, verdict = self._judged(raw, stamp, start, command, consumed)
+        chunk = self._chunk(raw, stamp, start, command, consumed)
+        verdict = guard.check(
+            chunk, contract.limits, start, action.start_tolerance, lead=math.inf,
+            stretch=contract.safety.stretch,
+        )
         if not verdict.ok:
             return None, verdict
         offsets = np.where(self._offsets, observed, 0.0)
@@ -169,10 +211,9 @@ class Handover:
             command.instant - round(gone * 1e9), contract.control_period, raw + offsets
         )
         if self._schedule.settings.mode is Mode.ENSEMBLE:
+            # Averages of rows that passed. Where an old chunk ends they step; joining bounds it.
             mixed = self._ensemble.mixed(numbers) - offsets
-            chunk, verdict = self._judged(mixed, stamp, start, command, consumed)
-            if not verdict.ok:
-                return None, verdict
+            chunk = self._chunk(mixed, stamp, start, command, consumed)
         # What asks for a little too much is taken slower, from the row that is due now.
         period, gone = contract.control_period * verdict.stretch, gone * verdict.stretch
         begin = command.instant - round(gone * 1e9)
@@ -196,6 +237,8 @@ class Handover:
         )
         if not refused.ok:
             return None, refused
+        if command.known and self.motion is not None:
+            motion = replace(motion, points=_led_to(self.motion.points, motion.points, now))
         return Joined(chunk, motion, numbers, begin, consumed), verdict
 
     def sent(self, joined: Joined) -> None:
@@ -206,8 +249,7 @@ class Handover:
     def _command(self, measured: Measured, now: int) -> _Command:
         instant, motion = now + round(LEAD * 1e9), self.motion
         if motion is not None:
-            points = motion.points
-            instant = max(instant, points.stamp + round(float(points.times[0]) * 1e9))
+            points, instant = motion.points, _next_point(motion.points, instant)
             state = state_of(points, instant)
             off = np.where(self._grippers, 0.0, np.abs(state.position - measured.position)).max()
             # An arm that was moved while it stood is not pulled back.
@@ -219,22 +261,17 @@ class Handover:
         instant += round(self._contract.control_period * 1e9)
         return _Command(instant, State(measured.position, still, still), 0, known=False)
 
-    def _judged(
+    def _chunk(
         self, raw: np.ndarray, stamp: int, start: np.ndarray, command: _Command, consumed: int
-    ) -> tuple[Chunk, Verdict]:
-        """A policy's numbers as joint positions, and whether the limits let them be."""
-        contract, action = self._contract, self._contract.action
+    ) -> Chunk:
+        """A policy's numbers as joint positions, turning joints the short way round."""
+        contract, names = self._contract, self._contract.action.names
         period = contract.control_period
         positions = joint_positions(
-            raw, action, start, contract.limits, period, over=consumed
+            raw, contract.action, start, contract.limits, period, over=consumed
         )
-        chunk = guard.unwound(
-            Chunk(stamp, period, action.names, positions), contract.limits, command.state.position
-        )
-        return chunk, guard.check(
-            chunk, contract.limits, start, action.start_tolerance, lead=math.inf,
-            stretch=contract.safety.stretch,
-        )
+        chunk = Chunk(stamp, period, names, positions)
+        return guard.unwound(chunk, contract.limits, command.state.position)
 
     def _onto(self, path: Path, gone: float, command: _Command, stamp: int) -> Motion:
         """From the present motion onto a path, its jerk bounded where a limit says so."""
@@ -267,6 +304,31 @@ class Handover:
             Reason.START_JUMP, name, int(gone / path.period), float(jump[column]), tolerance,
             self._contract.limits[name].unit,
         )
+
+
+def _next_point(points: Trajectory, instant: int) -> int:
+    """In ns, when the next point is reached; `instant` where none is left.
+
+    Motions are left at their points: between two a controller's cubic is the motion itself.
+    """
+    left = np.flatnonzero(points.times >= (instant - points.stamp) * 1e-9 - 1e-9)
+    return points.stamp + round(float(points.times[left[0]]) * 1e9) if left.size else instant
+
+
+def _led_to(old: Trajectory, new: Trajectory, now: int) -> Trajectory:
+    """The new points, and before them those that the old motion still passes.
+
+    Without them a controller would go to the first new point by a cubic of its own.
+    """
+    shift = (old.stamp - new.stamp) * 1e-9
+    times = old.times + shift
+    passed = (times > (now - new.stamp) * 1e-9 + 1e-6) & (times < new.times[0] - 1e-6)
+    return replace(
+        new,
+        times=np.concatenate([times[passed], new.times]),
+        positions=np.concatenate([old.positions[passed], new.positions]),
+        velocities=np.concatenate([old.velocities[passed], new.velocities]),
+    )
 
 
 def _ensemble(schedule: Schedule) -> Ensemble:

@@ -54,6 +54,7 @@ class Delays:
         self._recent: deque[float] = deque(maxlen=window)
         self._first: float | None = None
         self._begins = True
+        self._known: dict[float, float] = {}  # percentiles, asked for at every look at the clock
 
     def begin(self) -> None:
         """The next one is a first one."""
@@ -65,12 +66,15 @@ class Delays:
             self._first, self._begins = seconds, False
         else:
             self._recent.append(seconds)
+            self._known.clear()
 
     def percentile(self, percent: float) -> float:
         """s, over the window; the first one where there is no other, 0 before that."""
-        if self._recent:
-            return float(np.percentile(self._recent, percent))
-        return self._first or 0.0
+        if not self._recent:
+            return self._first or 0.0
+        if percent not in self._known:
+            self._known[percent] = float(np.percentile(self._recent, percent))
+        return self._known[percent]
 
 
 class Schedule:

@@ -28,6 +28,8 @@ from quantvla_ros.control.trajectory import Trajectory
 
 # Points per row of a chunk.
 SUBSTEPS = 4
+# Points of a stop.
+BRAKING = 20
 # The spring's frequency times the period between rows: an offset dies out within four rows or so.
 _STIFFNESS = 0.8
 # Part of the acceleration limit that may be spent on coming back to the path, and on its last rows.
@@ -179,16 +181,53 @@ def splice(
         before, before_speed = wanted[index], speeds[index]
     while follower.moves:
         follower.brake()
-    offset = (instant - stamp) * 1e-9
-    count = len(follower.positions)
-    points = Trajectory(
-        stamp,
-        bounds.joints,
-        offset + np.arange(count) * step,
-        np.array(follower.positions),
-        np.array(follower.velocities),
-    )
+    points = _trajectory(follower, bounds.joints, stamp, instant)
     return Motion(points, Clock(instant + round(even * 1e9), round(way * 1e9)))
+
+
+def braked(
+    position: np.ndarray,
+    velocity: np.ndarray,
+    bounds: Bounds,
+    *,
+    stamp: int,
+    instant: int,
+    within: float,
+) -> Trajectory:
+    """Leave the present motion at `instant` for a stop: each joint slows evenly.
+
+    Args:
+        position, velocity: [joints] of the command at `instant`.
+        bounds: of the columns; never exceeded where the start does not.
+        stamp: ns; what the result's times count from.
+        instant: ns.
+        within: s that it takes; less before a position limit, more where a joint may not brake so
+            hard.
+    Returns:
+        The first point is the start itself.
+    """
+    step = within / BRAKING
+    speed = np.abs(velocity)
+    room = np.where(velocity > 0.0, bounds.upper - position, position - bounds.lower)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        before_limit = speed**2 / (2.0 * np.maximum(room - speed * step / 2.0, 0.0))
+    needed = np.fmax(speed / within, np.where(speed > 0.0, before_limit, 0.0))
+    acceleration = np.minimum(needed, accelerations(bounds))
+    follower = _Follower(position, velocity, bounds, acceleration, step, 1.0)
+    follower.brake()
+    while follower.moves:
+        follower.brake()
+    return _trajectory(follower, bounds.joints, stamp, instant)
+
+
+def _trajectory(
+    follower: _Follower, joints: tuple[str, ...], stamp: int, instant: int
+) -> Trajectory:
+    """Where a follower has been."""
+    times = (instant - stamp) * 1e-9 + np.arange(len(follower.positions)) * follower.step
+    return Trajectory(
+        stamp, joints, times, np.array(follower.positions), np.array(follower.velocities)
+    )
 
 
 class _Follower:
@@ -204,7 +243,8 @@ class _Follower:
         frequency: float,
     ) -> None:
         self.positions, self.velocities = [position], [velocity]
-        self._bounds, self._step, self._frequency = bounds, step, frequency
+        self.step = step
+        self._bounds, self._frequency = bounds, frequency
         self._acceleration, self._reach = acceleration, acceleration * step
         # Farther off the path it is not pulled harder: it comes at an even speed.
         self._pull = _SHARE * acceleration / frequency**2
@@ -221,12 +261,13 @@ class _Follower:
         offset = np.clip(path - self.positions[-1], -self._pull, self._pull)
         closing = speed - self.velocities[-1]
         slope = closing + self._frequency * offset
-        relative = (closing - self._frequency * slope * self._step) * self._decay
+        relative = (closing - self._frequency * slope * self.step) * self._decay
         self._take(next_speed - relative)
 
     def brake(self) -> None:
         """One step nearer to rest, as fast as is allowed."""
-        self._take(np.zeros_like(self.velocities[-1]))
+        v = self.velocities[-1]
+        self._go(np.clip(0.0, v - self._reach, v + self._reach))
 
     def _take(self, wanted: np.ndarray) -> None:
         """Take a speed as far as the limits let it, and go."""
@@ -235,8 +276,11 @@ class _Follower:
         lowest = np.maximum(-bounds.velocity, -self._stoppable(p - bounds.lower, -v))
         # Acceleration last: where limits contradict each other, brake as hard as is allowed.
         speed = np.clip(wanted, lowest, highest)
-        speed = np.clip(speed, v - self._reach, v + self._reach)
-        self.positions.append(p + (v + speed) * (self._step / 2.0))
+        self._go(np.clip(speed, v - self._reach, v + self._reach))
+
+    def _go(self, speed: np.ndarray) -> None:
+        way = (self.velocities[-1] + speed) * (self.step / 2.0)
+        self.positions.append(self.positions[-1] + way)
         self.velocities.append(speed)
 
     def _stoppable(self, room: np.ndarray, speed: np.ndarray) -> np.ndarray:
@@ -245,7 +289,7 @@ class _Follower:
         Way of this step and of braking after it, a step at a time, and a step's to spare, since
         the next splice may begin within one: (v + w) dt / 2 + w^2 / 2a + w dt <= room.
         """
-        a, dt = self._acceleration, self._step
+        a, dt = self._acceleration, self.step
         left = np.maximum(room - speed * dt / 2.0, 0.0)
         return -1.5 * a * dt + np.sqrt((1.5 * a * dt) ** 2 + 2.0 * a * left)
 

@@ -18,14 +18,12 @@ import numpy as np
 
 from quantvla_ros.contract.load import LANGUAGE_STREAM
 from quantvla_ros.contract.types import Contract
-from quantvla_ros.control import trajectory
 from quantvla_ros.control.chunk import Chunk
 from quantvla_ros.control.guard import Verdict
 from quantvla_ros.control.handover import Handover
 from quantvla_ros.control.measured import MeasuredJoints
 from quantvla_ros.control.rtc import Guidance
 from quantvla_ros.control.schedule import Schedule
-from quantvla_ros.control.splice import state_at
 from quantvla_ros.control.trajectory import Trajectory
 from quantvla_ros.nodes.states import Cause, Counts, State, Status
 from quantvla_ros.observation.buffer import ObservationBuffer
@@ -167,7 +165,7 @@ class Supervisor:
         """Hold for good: after this nothing is sent until the next `activate`."""
         with self._lock:
             self._generation += 1
-            if self._handover.motion is not None:
+            if self._handover.motion is not None or self._hold_owed:
                 self._hold(self._clock())
                 self._handover.forget()
             self._schedule.stopped()
@@ -311,7 +309,8 @@ class Supervisor:
         self._at_rest = 0
         # The controller's trajectory has times of the old clock: it is replaced by a hold as soon
         # as the joints have been measured on the new one.
-        self._hold_owed = self._handover.motion is not None
+        self._hold_owed = self._hold_owed or self._handover.motion is not None
+        self._handover.forget()
         if self._status.state is not State.WAITING:
             self._change(State.HOLDING, Cause.CLOCK_JUMP, f'by {back:.1f} s')
 
@@ -320,25 +319,17 @@ class Supervisor:
             self._hold(now)
 
     def _hold(self, now: int) -> None:
-        """Send a stop from the measured motion; from the commanded one where that is too old."""
-        motion = self._handover.motion
-        assert motion is not None
+        """Send a stop."""
         measured = self._joints.latest
-        limit = self._contract.freshness.joint_states
-        if measured is not None and (now - measured.stamp) * 1e-9 <= limit:
-            position, velocity = measured.position, measured.velocity
-        else:
-            position, velocity = state_at(motion.points, now)
-        names = self._contract.action.names
-        points = trajectory.hold(
-            names, position, velocity, self._contract.limits, now,
-            stop_time=trajectory.stop_time(
-                names, velocity, self._contract.limits, shortest=self.tuning.hold_time
-            ),
-        )
-        self.counts.holds += 1
+        if measured is not None:
+            age = (now - measured.stamp) * 1e-9
+            if not 0.0 <= age <= self._contract.freshness.joint_states:
+                measured = None
         self._hold_owed = self._chunk_runs = False
-        self._handover.held(points)
+        if measured is None and self._handover.motion is None:
+            return  # a clock that jumped, and joints that went silent: nothing is known to hold
+        self.counts.holds += 1
+        points = self._handover.hold(measured, now, self.tuning.hold_time)
         self._at_rest = points.end
         self._sink.hold(points)
 
