@@ -91,7 +91,7 @@ def attention_kernel(
 
     A part is SPLITS times rows of sums (WIDE + REST columns), largest logit and sum of weights.
     """
-    wait(AHEAD)
+    wait(AHEAD, False)
     tile = tl.program_id(0)
     group = tl.program_id(1)
     split = tl.program_id(2)

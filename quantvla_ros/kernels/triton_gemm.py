@@ -451,7 +451,7 @@ def gemm_kernel(
             _fetch(weight_ptr, w_rows, tl.cdiv(K, 64) * 32, first // 2, tl.cdiv(stop, 64) * 32, 1)
         else:
             _fetch(weight_ptr, w_rows, K, first, stop, BYTES)
-    wait(AHEAD)
+    wait(AHEAD, False)
     if KIND == 'int4':
         sums = _packed_products(
             x_ptr,
@@ -572,7 +572,7 @@ def reduce_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """One program per tile of outputs: adds the parts that `gemm_kernel` has left, and finishes."""
-    wait(AHEAD)
+    wait(AHEAD, False)
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)
     rows = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)

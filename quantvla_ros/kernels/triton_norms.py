@@ -49,8 +49,7 @@ def _inverse_deviation(squares, WIDTH, eps):
 
 
 @triton.jit
-def _modulated(
-    y,
+def _vectors(
     weight_ptr,
     bias_ptr,
     scale_ptr,
@@ -62,15 +61,16 @@ def _modulated(
     HAS_BIAS: tl.constexpr,
     MODULATED: tl.constexpr,
 ):
-    """Times weight plus bias, then times 1 + scale plus shift, each where there is one."""
+    """What a norm multiplies by and adds, in turn; ones and zeros where it does not."""
+    weight, bias, scale, shift = 1.0, 0.0, 1.0, 0.0
     if HAS_WEIGHT:
-        y *= offset + tl.load(weight_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+        weight = offset + tl.load(weight_ptr + sources, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
-        y += tl.load(bias_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+        bias = tl.load(bias_ptr + sources, mask=inside, other=0.0).to(tl.float32)
     if MODULATED:
-        y *= 1.0 + tl.load(scale_ptr + sources, mask=inside, other=0.0).to(tl.float32)
-        y += tl.load(shift_ptr + sources, mask=inside, other=0.0).to(tl.float32)
-    return y
+        scale = 1.0 + tl.load(scale_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+        shift = tl.load(shift_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+    return weight, bias, scale, shift
 
 
 @triton.jit
@@ -177,7 +177,7 @@ def norm_kernel(
     as it is. With PARTS the row is first made, and stored in x, of the unfinished sums of a product
     [PARTS, M, WIDTH] and a residual.
     """
-    wait(AHEAD)
+    wait(AHEAD, True)
     row = tl.program_id(0).to(tl.int64)
     inner = tl.arange(0, BLOCK)
     columns = tl.arange(0, BLOCKS)[:, None] * B + inner[None, :]
@@ -195,16 +195,18 @@ def norm_kernel(
         x = tl.where(inside, x.to(tl.float32), 0.0)
     else:
         x = tl.load(x_ptr + row * x_stride + sources, mask=inside, other=0.0).to(tl.float32)
+    # Asked for before the sums over the row, which wait for x.
+    weight, bias, modulation_scale, modulation_shift = _vectors(
+        weight_ptr, bias_ptr, modulation_scale_ptr, modulation_shift_ptr, sources, inside, offset,
+        HAS_WEIGHT, HAS_BIAS, MODULATED,
+    )  # fmt: skip
     release(AHEAD)
     if CENTERED:
         mean = tl.sum(tl.sum(x, axis=1), axis=0) / WIDTH
         x = tl.where(inside, x - mean, 0.0)
     if NORMED:
         x *= _inverse_deviation(tl.sum(tl.sum(x * x, axis=1), axis=0), WIDTH, eps)
-    y = _modulated(
-        x, weight_ptr, bias_ptr, modulation_scale_ptr, modulation_shift_ptr, sources, inside,
-        offset, HAS_WEIGHT, HAS_BIAS, MODULATED,
-    )  # fmt: skip
+    y = (x * weight + bias) * modulation_scale + modulation_shift
     y = y.to(x_ptr.dtype.element_ty)
     if QUANTIZED:
         if ROTATED:
@@ -255,7 +257,7 @@ def norm_blocks_kernel(
 
     The rows are read from the cache again for each pass: mean, squares, maxima, integers.
     """
-    wait(AHEAD)
+    wait(AHEAD, True)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = rows < M
     inner = tl.arange(0, BLOCK)
@@ -290,10 +292,11 @@ def norm_blocks_kernel(
                 sources = columns
             x = tl.load(x_rows + sources[None, :], mask=within[None, :], other=0.0).to(tl.float32)
             y = (x - mean[:, None]) * deviation[:, None]
-            y = _modulated(
-                y, weight_ptr, bias_ptr, modulation_scale_ptr, modulation_shift_ptr,
+            weight, bias, modulation_scale, modulation_shift = _vectors(
+                weight_ptr, bias_ptr, modulation_scale_ptr, modulation_shift_ptr,
                 sources[None, :], within[None, :], offset, HAS_WEIGHT, HAS_BIAS, MODULATED,
             )  # fmt: skip
+            y = (y * weight + bias) * modulation_scale + modulation_shift
             # What lies beyond the block meets zeros of the rotation, and zero times NaN is NaN.
             y = tl.where(within[None, :], y, 0.0).to(x_ptr.dtype.element_ty)
             y = _rotated(y, rotation_ptr + start * B, B, BLOCK, PRECISION)

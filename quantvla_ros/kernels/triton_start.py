@@ -11,13 +11,13 @@ import triton.language as tl
 
 
 @triton.jit
-def wait(AHEAD: tl.constexpr):
+def wait(AHEAD: tl.constexpr, EARLY: tl.constexpr):
     """Wait until the kernel before has ended and all it wrote is seen.
 
     Every kernel waits like this before it reads or writes, so a kernel's end is also the end of all
     before it.
     """
-    if AHEAD == 1:
+    if AHEAD == 1 or (AHEAD == 3 and EARLY):
         tl.extra.cuda.gdc_launch_dependents()
     if AHEAD > 0:
         tl.extra.cuda.gdc_wait()
@@ -26,5 +26,5 @@ def wait(AHEAD: tl.constexpr):
 @triton.jit
 def release(AHEAD: tl.constexpr):
     """Let the next kernel come to the multiprocessors, once all programs of this one say so."""
-    if AHEAD == 2:
+    if AHEAD >= 2:
         tl.extra.cuda.gdc_launch_dependents()
