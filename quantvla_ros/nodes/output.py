@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 
@@ -38,11 +38,13 @@ class Surroundings:
         measured: the newest joints, in the order of the action's names.
         refused: called with the other side's reason where it refuses or gives up a command.
         accepted: called where it took one.
+        sent_goal: called with the id of each goal of an arm's action, before it goes out.
     """
 
     measured: Callable[[], Measured | None] = _not_measured
     refused: Callable[[str], None] = _nothing
     accepted: Callable[[], None] = field(default=lambda: None)
+    sent_goal: Callable[[bytes], None] = field(default=lambda goal: None)
 
 
 class Output(Protocol):
@@ -50,10 +52,12 @@ class Output(Protocol):
 
     Attributes:
         name: of the topic, action or node that commands go to.
+        topic_type: class of the messages of the topic `name`; None where it is no topic.
         problem: what is wrong with it in words, '' where nothing is.
     """
 
     name: str
+    topic_type: Any
     problem: str
 
     def send(self, points: Trajectory) -> None:
@@ -70,6 +74,9 @@ class Output(Protocol):
 
     def facts(self) -> dict[str, object]:
         """Further numbers for /diagnostics."""
+
+    def others_until(self, message: Any, now: int) -> int | None:
+        """Until when, ns, a message of the command topic moves the arm; None for one of ours."""
 
     def wait_until_received(self) -> None:
         """Give the last command time to arrive, before the output goes."""

@@ -9,6 +9,7 @@ the name of its error code.
 from __future__ import annotations
 
 import threading
+import uuid
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
+from unique_identifier_msgs.msg import UUID
 
 from quantvla_ros.contract.types import Output
 from quantvla_ros.control.streams import remaining
@@ -77,6 +79,7 @@ class FollowOutput:
         self._node, self.name, self._frame = node, output.action, frame_id
         self._limits, self._around = output.tolerances, around
         self._client = ActionClient(node, self._type, output.action)
+        self.topic_type = None
         self.problem = ''
         self.goals = self.accepted = self.succeeded = self.superseded = self.failed = 0
         self.tracking = 0.0
@@ -106,7 +109,11 @@ class FollowOutput:
             self.goals += 1
             number = self.goals
             self._answered.clear()
-        future = self._client.send_goal_async(goal, feedback_callback=self._on_feedback)
+        identity = uuid.uuid4().bytes
+        self._around.sent_goal(identity)
+        future = self._client.send_goal_async(
+            goal, feedback_callback=self._on_feedback, goal_uuid=UUID(uuid=list(identity))
+        )
         future.add_done_callback(partial(self._on_answer, number))
 
     hold = send
@@ -136,6 +143,10 @@ class FollowOutput:
             'goals refused or failed': self.failed,
             'largest distance from the desired position': f'{self.tracking:.4f}',
         }
+
+    def others_until(self, message: Any, now: int) -> int | None:
+        """There is no topic."""
+        return None
 
     def wait_until_received(self) -> None:
         """Wait for the answer to the newest goal, where its callback can come meanwhile."""

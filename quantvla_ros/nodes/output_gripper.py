@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
+from typing import Any
 
 from rclpy.action import ActionClient
 from rclpy.lifecycle import LifecycleNode
@@ -63,6 +64,7 @@ class _Streamed:
 
     def __init__(self, node: LifecycleNode, gripper: GripperOutput) -> None:
         self._node, self.name, self._joint = node, gripper.name, gripper.joint
+        self.topic_type = None
         self.problem = ''
         self._lock = threading.Lock()
         self._points: Trajectory | None = None
@@ -76,6 +78,10 @@ class _Streamed:
         """Nothing further: the gripper stays where it was told to go."""
         with self._lock:
             self._points = None
+
+    def others_until(self, message: Any, now: int) -> int | None:
+        """Others may use the gripper: its motion is no reason to pause."""
+        return None
 
     def wait_until_received(self) -> None:
         """Nothing to wait for: a hold sends nothing."""

@@ -12,6 +12,7 @@ Nothing is sent before Servo has confirmed the type of command.
 """
 from __future__ import annotations
 
+import collections
 import threading
 from typing import Any
 
@@ -33,6 +34,7 @@ from quantvla_ros.nodes.output_ticker import Ticker
 
 JOINT_JOG, TWIST = 0, 1  # moveit_msgs/srv/ServoCommandType
 _AFTER = 200_000_000  # ns; a motion's end is told for this long, then nothing is sent
+_REMEMBERED = 256  # commands; more than are ever under way
 _AGAIN = 50  # ticks between two requests for the type of command
 
 
@@ -69,7 +71,9 @@ class ServoOutput:
         else:
             self._message = interface('control_msgs/msg/JointJog', chosen)
             self.name = f'{output.servo}/delta_joint_cmds'
+        self.topic_type = self._message
         self.problem = ''
+        self._stamps: collections.deque[tuple[int, int]] = collections.deque(maxlen=_REMEMBERED)
         self._publisher = node.create_lifecycle_publisher(self._message, self.name, COMMAND_QOS)
         self._switch = node.create_client(switch, f'{output.servo}/switch_command_type')
         self._request = switch.Request(command_type=TWIST if self._twists else JOINT_JOG)
@@ -106,6 +110,11 @@ class ServoOutput:
             'servo says': self._said,
         }
 
+    def others_until(self, message: Any, now: int) -> int | None:
+        """How long Servo follows a command of another's."""
+        stamp = message.header.stamp
+        return None if (stamp.sec, stamp.nanosec) in self._stamps else now + _AFTER
+
     def wait_until_received(self) -> None:
         """Let a hold be streamed to its end: Servo knows no more than the present speed."""
         with self._lock:
@@ -137,7 +146,9 @@ class ServoOutput:
                 if self._points is points:
                     self._points = None
             return
-        self._publisher.publish(self._command(points, now))
+        message = self._command(points, now)
+        self._stamps.append((message.header.stamp.sec, message.header.stamp.nanosec))
+        self._publisher.publish(message)
         self._published += 1
 
     def _command(self, points: Trajectory, now: int) -> Any:

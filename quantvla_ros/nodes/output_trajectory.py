@@ -7,6 +7,7 @@ points have velocities, and those whose time has passed are dropped just before 
 """
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 from rclpy.duration import Duration
@@ -23,6 +24,17 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks
 
+_NS = 1_000_000_000
+_REMEMBERED = 64  # messages; more than are ever under way
+_Key = tuple[int, int, int, tuple[float, ...]]
+
+
+def _key(message: JointTrajectory) -> _Key:
+    """What tells one trajectory from another."""
+    stamp = message.header.stamp
+    first = tuple(message.points[0].positions) if message.points else ()
+    return stamp.sec, stamp.nanosec, len(message.points), first
+
 
 class TrajectoryOutput:
     """See the module.
@@ -35,8 +47,10 @@ class TrajectoryOutput:
 
     def __init__(self, node: LifecycleNode, topic: str, frame_id: str) -> None:
         self._node, self.name, self._frame = node, topic, frame_id
+        self.topic_type = JointTrajectory
         self.problem = ''
         self.incompatible = ''
+        self._sent: collections.deque[_Key] = collections.deque(maxlen=_REMEMBERED)
         self._publisher = node.create_lifecycle_publisher(
             JointTrajectory, topic, COMMAND_QOS,
             event_callbacks=PublisherEventCallbacks(incompatible_qos=self._incompatible),
@@ -45,7 +59,9 @@ class TrajectoryOutput:
     def send(self, points: Trajectory) -> None:
         """Publish what is left of a motion."""
         now = self._node.get_clock().now().nanoseconds
-        self._publisher.publish(trajectory_message(remaining(points, now), self._frame))
+        message = trajectory_message(remaining(points, now), self._frame)
+        self._sent.append(_key(message))
+        self._publisher.publish(message)
 
     hold = send
 
@@ -60,6 +76,16 @@ class TrajectoryOutput:
     def facts(self) -> dict[str, object]:
         """Nothing further: the controller does not answer on this topic."""
         return {}
+
+    def others_until(self, message: JointTrajectory, now: int) -> int | None:
+        """The end of another's trajectory."""
+        if _key(message) in self._sent:
+            return None
+        stamp = message.header.stamp.sec * _NS + message.header.stamp.nanosec
+        if not message.points:
+            return now
+        last = message.points[-1].time_from_start
+        return (stamp or now) + last.sec * _NS + last.nanosec
 
     def wait_until_received(self) -> None:
         """Wait for the acknowledgement of the middleware."""

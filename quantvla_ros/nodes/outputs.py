@@ -90,6 +90,11 @@ class Commands:
         return self._arm.name
 
     @property
+    def arm(self) -> Output:
+        """The way to the arm."""
+        return self._arm
+
+    @property
     def incompatible(self) -> str:
         """The QoS policy by which a subscriber cannot hear the commands, '' where all can."""
         return getattr(self._arm, 'incompatible', '')

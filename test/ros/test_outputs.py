@@ -12,13 +12,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from action_msgs.msg import GoalStatusArray
 from conftest import PATIENCE
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action import ActionClient, ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Float64MultiArray
-from trajectory_msgs.msg import JointTrajectory
+from std_srvs.srv import SetBool
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 pytest.importorskip('control_msgs', reason='needs control_msgs: scripts/setup.sh --test')
 pytest.importorskip('moveit_msgs', reason='needs moveit_msgs: scripts/setup.sh --test')
@@ -30,11 +32,13 @@ from moveit_msgs.srv import ServoCommandType
 
 from quantvla_ros.contract.load import parse_contract
 from quantvla_ros.control.measured import Measured
+from quantvla_ros.control.sharing import PauseReason
 from quantvla_ros.control.trajectory import Trajectory
 from quantvla_ros.errors import ContractError
 from quantvla_ros.nodes import output_messages
 from quantvla_ros.nodes.output import Surroundings
 from quantvla_ros.nodes.outputs import Commands
+from quantvla_ros.nodes.sharing import SharedController
 
 CONTRACT = """\
 contract: 1
@@ -75,6 +79,7 @@ class Bench:
         self.accepted = 0
         self.measured: Measured | None = None
         self.commands: Commands | None = None
+        self.sent_goal = lambda goal: None
         self.group = ReentrantCallbackGroup()
         self._news = threading.Condition()
         self._executor = MultiThreadedExecutor(4)
@@ -88,7 +93,7 @@ class Bench:
         contract = parse_contract(CONTRACT.format(parts=parts, output=output))
         self.commands = Commands(
             self.node, contract, 'none', lambda status: None,
-            Surroundings(lambda: self.measured, self._refuse, self._accept),
+            Surroundings(lambda: self.measured, self._refuse, self._accept, self.sent_goal),
         )
         for entity in vars(self.commands).values():
             for part in entity if isinstance(entity, list) else [entity]:
@@ -484,3 +489,85 @@ def test_a_missing_package_is_named_with_the_debian_package_that_holds_it(monkey
     monkeypatch.setenv('ROS_DISTRO', 'jazzy')
     with pytest.raises(ContractError, match='apt-get install ros-jazzy-absent-msgs'):
         output_messages.interface('absent_msgs/action/Follow', 'output.kind: x')
+
+
+# Others on the same controller.
+
+def shared(bench, parts: str, output: str):
+    """An output whose controller others use too."""
+    contract = parse_contract(CONTRACT.format(parts=parts, output=output))
+    share = SharedController(bench.node, contract)
+    bench.sent_goal = share.sent_goal
+    share.watch_commands(bench.output(parts, output))
+    bench._closers.append(share.close)
+    return share
+
+
+def reason_of(bench, share):
+    pause = share.judge(bench.now())
+    return None if pause is None else pause.reason
+
+
+def test_our_own_goal_is_no_reason_to_pause_and_another_clients_is(bench):
+    release = threading.Event()
+
+    def run(handle):
+        assert release.wait(PATIENCE)
+        return succeed(handle)
+
+    goals = bench.follow_server('arm/follow_joint_trajectory', run)
+    share = shared(bench, ARM, FOLLOW)
+    others = ActionClient(bench.node, FollowJointTrajectory, 'arm/follow_joint_trajectory')
+    bench._closers.append(others.destroy)
+    statuses = bench.heard(GoalStatusArray, 'arm/follow_joint_trajectory/_action/status')
+    bench.start()
+    bench.until(bench.commands.controllers, 'the action')
+    bench.send(bench.motion(('a', 'b')))
+    bench.until(lambda: statuses and statuses[-1].status_list, 'our goal in the status')
+    assert reason_of(bench, share) is None
+    assert others.wait_for_server(PATIENCE)
+    others.send_goal_async(FollowJointTrajectory.Goal())
+    bench.until(lambda: reason_of(bench, share) is PauseReason.OTHER_GOAL, 'a pause')
+    assert len(goals) == 2
+    release.set()
+    bench.until(lambda: reason_of(bench, share) is None, 'the end of the pause')
+
+
+def test_a_trajectory_that_we_did_not_send_pauses_and_ours_does_not(bench):
+    share = shared(bench, ARM, '{kind: trajectory}')
+    heard = bench.heard(JointTrajectory, 'arm/joint_trajectory')
+    bench.start()
+    bench.until(lambda: bench.commands.controllers() == 1, 'a listener')
+    rival = bench.node.create_publisher(JointTrajectory, 'arm/joint_trajectory', 10)
+    bench.until(bench.commands.rivals, 'a rival')
+    share.look()
+    bench.until(lambda: bench.commands.controllers() == 2, 'our own ear')
+    bench.send(bench.motion(('a', 'b'), seconds=20.0))
+    bench.until(lambda: heard, 'our command')
+    assert reason_of(bench, share) is None
+    other = JointTrajectory(joint_names=['a', 'b'])
+    other.points = [JointTrajectoryPoint(positions=[0.0, 0.0], velocities=[0.0, 0.0])]
+    other.points[0].time_from_start.sec = 1
+    bench.until(lambda: rival.get_subscription_count() == 2, 'all ears')
+    rival.publish(other)
+    bench.until(lambda: reason_of(bench, share) is PauseReason.OTHER_COMMAND, 'a pause')
+    bench.until(lambda: reason_of(bench, share) is None, 'the end of the pause')
+    bench.node.destroy_publisher(rival)
+    bench.until(lambda: not bench.commands.rivals(), 'no rival')
+    share.look()
+    bench.until(lambda: bench.commands.controllers() == 1, 'that we listen no more')
+
+
+def test_pause_is_a_service_of_the_node(bench):
+    share = shared(bench, ARM, '{kind: trajectory}')
+    bench.start()
+    client = bench.node.create_client(SetBool, 'output/pause', callback_group=bench.group)
+    assert client.wait_for_service(PATIENCE)
+    answers: list = []
+    for asked, reason in ((True, PauseReason.ASKED), (False, None)):
+        future = client.call_async(SetBool.Request(data=asked))
+        future.add_done_callback(lambda answer: bench.note(answers, answer.result()))
+        bench.until(
+            lambda reason=reason: answers and reason_of(bench, share) is reason, str(reason)
+        )
+    assert all(answer.success for answer in answers)
