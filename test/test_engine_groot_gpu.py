@@ -27,12 +27,13 @@ def run(forward, given, *, captured=None) -> torch.Tensor:
     return forward.actions.clone()
 
 
-def graphs(kind: str, *shapes: Shape) -> Graphs:
-    weights = GrootWeights(network(kind), GPU, torch.bfloat16, ROBOT)
+def graphs(*shapes: Shape) -> Graphs:
+    # The kernels that the first test has compiled.
+    weights = GrootWeights(network('w4a8'), GPU, torch.float32, ROBOT)
     return Graphs(lambda s: GrootForward(weights, s.views, s.prompt), shapes, GPU)
 
 
-@pytest.mark.parametrize('kind', ['float', 'w4a8', 'everything'])
+@pytest.mark.parametrize('kind', ['float', 'w4a8'])
 def test_the_network_on_the_host_and_the_engine_on_the_gpu_agree(kind):
     forward = GrootForward(GrootWeights(network(kind), GPU, torch.float32, ROBOT), 2, 9)
     errors = []
@@ -41,19 +42,6 @@ def test_the_network_on_the_host_and_the_engine_on_the_gpu_agree(kind):
         errors.append(relative(run(forward, given).cpu(), expected(network(kind), *given)[0]))
     # Some values lie between two integers, and are rounded to one or the other.
     assert sorted(errors)[1] < 1e-4 and max(errors) < 5e-2
-
-
-@pytest.mark.parametrize('kind', ['float', 'w8a8'])
-def test_in_bfloat16_the_engine_is_as_close_to_float32_as_the_network(kind):
-    narrow = samples.narrowed(copy.deepcopy(network(kind)))
-    forward = GrootForward(GrootWeights(narrow, GPU, torch.bfloat16, ROBOT), 2, 9)
-    ours, theirs = [], []
-    for seed in range(40):
-        given = inputs(2, 7, seed)
-        exact = expected(network(kind), *given)[0]
-        ours.append(relative(run(forward, given).cpu(), exact))
-        theirs.append(relative(expected(narrow, *given)[0], exact))
-    assert statistics.mean(ours) < 1.15 * statistics.mean(theirs)
 
 
 # Heads of 72, 128, 64 and 48 numbers, 552 tokens, 49 rows: the tiles that the public network runs.
@@ -74,7 +62,7 @@ def test_at_the_public_widths_the_engine_is_as_close_to_float32_as_the_network(k
 
 
 def test_a_graph_gives_the_bits_of_its_function_whatever_ran_between():
-    made = graphs('w8a8', Shape(1, 8), Shape(2, 16))
+    made = graphs(Shape(1, 8), Shape(2, 16))
     for views, words in [(2, 3), (1, 8), (2, 16), (2, 3)]:
         forward, captured = made.fitting(views, words)
         given = inputs(views, words)
@@ -82,7 +70,7 @@ def test_a_graph_gives_the_bits_of_its_function_whatever_ran_between():
 
 
 def test_a_replay_allocates_nothing_and_reads_nothing_that_was_left():
-    forward, captured = graphs('w8a8', Shape(2, 16)).fitting(2, 6)
+    forward, captured = graphs(Shape(2, 16)).fitting(2, 6)
     given = inputs(2, 6)
     first = run(forward, given, captured=captured)
     samples.spoil(forward)
