@@ -144,6 +144,20 @@ def test_cameras_that_the_policy_does_not_know_are_not_prepared_for(checkpoint):
     assert policy.runner.shapes == (Shape(2, 48),)
 
 
+def test_a_policy_that_needs_every_camera_is_prepared_for_no_fewer(checkpoint, monkeypatch):
+    views = pi05_processor.PI05Processor.views
+
+    def all_of_them(self, observation):
+        if len(observation.images) < 2:
+            raise ObservationError('every camera is needed')
+        return views(self, observation)
+
+    monkeypatch.setattr(pi05_processor.PI05Processor, 'views', all_of_them)
+    policy = load_policy(checkpoint, engine='graph', views=(1, 2), lengths=(48,))
+    assert policy.runner.shapes == (Shape(2, 48),)
+    policy.warm_up()
+
+
 def test_without_a_word_all_prompts_up_to_the_policys_longest_are_prepared(checkpoint):
     policy = load_policy(checkpoint, engine='graph')
     longest = policy.processor.max_tokens

@@ -37,7 +37,7 @@ from quantvla_ros.engine.sources import (
 )
 from quantvla_ros.engine.tuning import tiles_in_use
 from quantvla_ros.engine.ways import AUTO, Way, device_named, unavailable, ways, without_device
-from quantvla_ros.errors import BackendError
+from quantvla_ros.errors import BackendError, ObservationError
 from quantvla_ros.models.architecture import Processor
 from quantvla_ros.models.guidance import Guide
 from quantvla_ros.observation.types import Observation
@@ -160,20 +160,9 @@ class Policy:
         """
         self.runner.check()
         for views in self.runner.views:
-            observation = self._example(views)
+            observation = _example(self.processor, views)
             for _ in range(runs):
                 self.infer(observation, seed=0)
-
-    def _example(self, views: int) -> Observation:
-        generator = np.random.default_rng(0)
-        side = self.processor.image
-        picture = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
-        return Observation(
-            stamp=0,
-            images=dict.fromkeys(self.processor.slots[:views], picture),
-            state=self.processor.example_state(),
-            instruction='warm up',
-        )
 
 
 def load_policy(
@@ -196,7 +185,7 @@ def load_policy(
         engine: 'graph': the engine's kernels in CUDA graphs (on a CPU their definitions, for
             tests); 'plain': PyTorch's operations; 'auto': graph on a GPU, plain on a CPU.
         views: numbers of pictures to prepare an engine for; None: as many as the policy knows
-            cameras. Those beyond that are left out.
+            cameras. Those that it does not take are left out.
         lengths: of prompts to prepare an engine for, in tokens; None: some, up to the policy's
             longest.
         allow_fallback: where that does not run here, take what comes next best, and say so in
@@ -256,9 +245,8 @@ def _start(
         runner: Runner = Plain(network, source.processor, way.device)
         return Policy(runner, source.processor, info, running, way.device)
     packed, info, seconds = _packed(source, way.device)
-    cameras = len(source.processor.slots)
     shapes = shapes_for(
-        [count for count in views or () if count <= cameras] or (cameras,),
+        _possible(source.processor, views),
         lengths or ENGINES[source.kind].lengths(source.processor),
     )
     begun = time.perf_counter()
@@ -270,6 +258,32 @@ def _start(
         seconds={**seconds, 'capture': time.perf_counter() - begun},
     )
     return Policy(made, source.processor, info, running, way.device)
+
+
+def _possible(processor: Processor, views: Sequence[int] | None) -> list[int]:
+    """Those numbers of pictures that the policy takes: not all do without a camera."""
+    every = len(processor.slots)
+    found = []
+    for count in views or ():
+        try:
+            if count <= every and processor.views(_example(processor, count)):
+                found.append(count)
+        except ObservationError:
+            continue
+    return found or [every]
+
+
+def _example(processor: Processor, views: int) -> Observation:
+    """A made-up observation with the first so many cameras."""
+    generator = np.random.default_rng(0)
+    side = processor.image
+    picture = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return Observation(
+        stamp=0,
+        images=dict.fromkeys(processor.slots[:views], picture),
+        state=processor.example_state(),
+        instruction='warm up',
+    )
 
 
 def _reader(processor: Processor, device: torch.device) -> Reader:
