@@ -1,0 +1,139 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A Panda on ros2_control's mock hardware, MoveIt and a policy on the same controller.
+
+    ros2 launch quantvla_ros moveit.launch.py policy:=DIR
+
+Needs moveit_ros_move_group, moveit_simple_controller_manager, moveit_configs_utils,
+moveit_resources_panda_moveit_config, ros2_control and ros2_controllers. For a robot of your own
+take the files of config/moveit as a pattern; docs/moveit.md goes through them.
+"""
+from __future__ import annotations
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+
+SHARE = FindPackageShare('quantvla_ros')
+
+# Handed on to policy.launch.py.
+POLICY_ARGUMENTS = ('policy', 'contract', 'device', 'params_file', 'autostart', 'log_level')
+CONTROLLERS = ('joint_state_broadcaster', 'panda_arm_controller', 'panda_hand_controller')
+
+
+def declared_arguments() -> list[DeclareLaunchArgument]:
+    """Every argument of this file, with its default and what it is for."""
+    return [
+        DeclareLaunchArgument(
+            'policy',
+            default_value='',
+            description='Directory of a quantized artifact or a float checkpoint; empty: '
+            'everything but the policy node is started.',
+        ),
+        DeclareLaunchArgument(
+            'contract',
+            default_value=PathJoinSubstitution([SHARE, 'config', 'moveit', 'contract.yaml']),
+            description='Contract file: what the robot offers the policy.',
+        ),
+        DeclareLaunchArgument(
+            'params_file',
+            default_value=PathJoinSubstitution([SHARE, 'config', 'policy.yaml']),
+            description='Parameter file of the policy node.',
+        ),
+        DeclareLaunchArgument(
+            'device',
+            default_value='',
+            description="Where the policy runs: cpu, cuda or cuda:N; empty: the file's.",
+        ),
+        DeclareLaunchArgument(
+            'autostart',
+            default_value='true',
+            choices=['true', 'false'],
+            description='true: configure and activate the policy node at start.',
+        ),
+        DeclareLaunchArgument(
+            'log_level',
+            default_value='info',
+            choices=['debug', 'info', 'warn', 'error', 'fatal'],
+            description="Level of the policy node's log.",
+        ),
+        DeclareLaunchArgument(
+            'controllers_file',
+            default_value=PathJoinSubstitution(
+                [SHARE, 'config', 'moveit', 'ros2_controllers.yaml']
+            ),
+            description="Parameters of ros2_control's controllers.",
+        ),
+        DeclareLaunchArgument(
+            'moveit_controllers_file',
+            default_value=PathJoinSubstitution(
+                [SHARE, 'config', 'moveit', 'moveit_controllers.yaml']
+            ),
+            description="Parameters of MoveIt's simple controller manager.",
+        ),
+    ]
+
+
+def robot_actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Hardware, controllers and move_group."""
+    # Here, so that the policy's arguments can be listed without MoveIt.
+    from moveit_configs_utils import MoveItConfigsBuilder
+
+    moveit = (
+        MoveItConfigsBuilder('moveit_resources_panda')
+        .robot_description(
+            file_path='config/panda.urdf.xacro',
+            mappings={'ros2_control_hardware_type': 'mock_components'},
+        )
+        .trajectory_execution(
+            file_path=LaunchConfiguration('moveit_controllers_file').perform(context)
+        )
+        .to_moveit_configs()
+    )
+    controllers_file = LaunchConfiguration('controllers_file')
+    return [
+        Node(
+            package='robot_state_publisher', executable='robot_state_publisher',
+            parameters=[moveit.robot_description],
+        ),
+        Node(
+            package='controller_manager', executable='ros2_control_node',
+            parameters=[controllers_file],
+            remappings=[('~/robot_description', 'robot_description')],
+        ),
+        Node(
+            package='controller_manager', executable='spawner', arguments=list(CONTROLLERS),
+        ),
+        Node(
+            package='moveit_ros_move_group', executable='move_group', output='screen',
+            parameters=[moveit.to_dict()],
+        ),
+    ]
+
+
+def policy_actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The policy node, where a policy was given."""
+    if not LaunchConfiguration('policy').perform(context):
+        return []
+    return [
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(
+                PathJoinSubstitution([SHARE, 'launch', 'policy.launch.py'])
+            ),
+            launch_arguments={
+                name: LaunchConfiguration(name) for name in POLICY_ARGUMENTS
+            }.items(),
+        )
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Entry point of `ros2 launch`."""
+    return LaunchDescription([
+        *declared_arguments(),
+        OpaqueFunction(function=robot_actions),
+        OpaqueFunction(function=policy_actions),
+    ])
