@@ -70,6 +70,7 @@ class Sent:
         points: leave the motion that was commanded before where it is by then.
         inference_time: s.
         consumed: rows of the chunk whose time had passed when it took over; none of them is sent.
+        begin: ns; row i of the chunk stands for `begin + (i + 1) * chunk.period`.
     """
 
     chunk: Chunk
@@ -77,6 +78,7 @@ class Sent:
     work: Work
     inference_time: float
     consumed: int = 0
+    begin: int = 0
 
 
 class Sink(Protocol):
@@ -250,7 +252,10 @@ class Supervisor:
             self._at_rest = joined.motion.points.end
             self.counts.published += 1
             self._sink.chunk(
-                Sent(joined.chunk, joined.motion.points, work, inference_time, joined.consumed)
+                Sent(
+                    joined.chunk, joined.motion.points, work, inference_time, joined.consumed,
+                    joined.begin,
+                )
             )
             self._change(State.RUNNING, Cause.PUBLISHING)
 
