@@ -33,6 +33,7 @@ _LEVELS = {
     State.HOLDING: ERROR,
     State.FAULT: ERROR,
     State.FINALIZED: STALE,
+    State.PAUSED: WARN,
 }
 # Bytes above which an image does not fit Fast DDS's default shared-memory segment (512 KiB).
 _LARGE_IMAGE = 500_000
@@ -139,8 +140,11 @@ def command_status(name: str, contract: Contract, commands: Commands) -> Diagnos
             message += f': the {commands.incompatible} of the subscriber does not fit'
     elif controllers > 1:
         message = f'{controllers} subscribers listen'
+    if commands.problems:
+        level, message = ERROR, '; '.join(commands.problems)
     values = {
-        'topic': contract.action.topic, 'subscribers': controllers, 'other publishers': rivals,
+        'name': commands.name, 'output': contract.output.kind.value,
+        'subscribers': controllers, 'other publishers': rivals, **commands.facts(),
     }
     return diagnostic(level, f'{name}: commands', contract.robot, message, values)
 

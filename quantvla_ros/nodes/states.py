@@ -22,6 +22,7 @@ class State(Enum):
     HOLDING = 4
     FAULT = 5
     FINALIZED = 6
+    PAUSED = 7
 
 
 class Cause(Enum):
@@ -37,6 +38,8 @@ class Cause(Enum):
     CHUNK_ENDED = 'the arm stands at the end of its chunk, the policy is slower than a chunk lasts'
     CLOCK_JUMP = 'the arm holds, the clock went back'
     INFERENCE_FAILED = 'the policy failed; deactivate and activate to try again'
+    PAUSED = 'the policy leaves the arm to others'
+    LATCHED = 'nothing is sent until ~/reset'
     STOPPED = 'the node is shutting down'
 
 

@@ -22,6 +22,7 @@ from quantvla_ros.control.chunk import Chunk
 from quantvla_ros.control.guard import Verdict
 from quantvla_ros.control.handover import Handover
 from quantvla_ros.control.measured import MeasuredJoints
+from quantvla_ros.control.permission import Others, Permission
 from quantvla_ros.control.rtc import Guidance
 from quantvla_ros.control.schedule import Schedule
 from quantvla_ros.control.trajectory import Trajectory
@@ -106,6 +107,7 @@ class Supervisor:
         sink: where decisions go.
         clock: the node's clock, ns. Read with the lock held: a thread that had to wait for the lock
             must not judge new messages by an old time.
+        others: on the same controller; nobody by default.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Supervisor:
         tuning: Tuning,
         sink: Sink,
         clock: Callable[[], int],
+        others: Others | None = None,
     ) -> None:
         self._contract = contract
         self._buffer = buffer
@@ -130,6 +133,7 @@ class Supervisor:
         self._generation = 0
         self._sequence = 0
         self._handover = Handover(contract, schedule)
+        self._permission = Permission(contract.safety, others)
         self._at_rest = 0  # ns; since when the arm has stood still, as far as it was told to move
         self._healthy_since: int | None = None
         self._last_now = 0
@@ -176,12 +180,16 @@ class Supervisor:
     def watch(self) -> None:
         """Look after the inputs and the running chunk, also while an inference is under way."""
         with self._lock:
-            if not self._active:
+            if not self._active and self._status.state is not State.PAUSED:
                 return
             now = self._clock()
             if now < self._last_now - _JUMP:
                 self._clock_went_back(now)
             self._last_now = now
+            if not self._permitted(now):
+                return
+            if self._status.state is State.PAUSED:
+                self._go_on(now)
             if self._hold_owed and self._joints.latest is not None:
                 self._hold(now)
             refusal = self._buffer.check(now)
@@ -203,6 +211,8 @@ class Supervisor:
             now = self._clock()
             camera = self._newest_camera()
             if not self._active or camera is None or not self._schedule.due(now, camera):
+                return None
+            if not self._permitted(now):
                 return None
             observed = self._buffer.observe(now)
             if isinstance(observed, Refusal) and Reason.CLOCK_SKEW in observed.reasons:
@@ -234,10 +244,15 @@ class Supervisor:
         with self._lock:
             self.counts.inferences += 1
             self._schedule.latencies.add(inference_time)
-            if not self._active or work.generation != self._generation:
+            now = self._clock()
+            # In this order: what is void says nothing of who may command.
+            if (
+                not self._active
+                or work.generation != self._generation
+                or not self._permitted(now)
+            ):
                 self.counts.superseded += 1
                 return
-            now = self._clock()
             measured = self._joints.latest
             assert measured is not None  # an observation has joints
             observation = work.observation
@@ -248,6 +263,7 @@ class Supervisor:
                 self._drop(verdict, now)
                 return
             self._handover.sent(joined)
+            self._permission.latch.passed()
             self._chunk_runs = True  # to its end, or until a hold
             self._at_rest = joined.motion.points.end
             self.counts.published += 1
@@ -267,9 +283,68 @@ class Supervisor:
             self.stop(Cause.INFERENCE_FAILED, State.FAULT)
             self._change(State.FAULT, Cause.INFERENCE_FAILED, message)
 
+    def emergency(self, pressed: bool) -> None:
+        """What the emergency stop says: pressed holds the arm at once, and latches."""
+        with self._lock:
+            self._permission.latch.emergency(pressed)
+            self.watch()
+
+    def refused(self, sentence: str) -> None:
+        """The controller refused or gave up a command."""
+        with self._lock:
+            self._permission.latch.refused(sentence)
+
+    def accepted(self) -> None:
+        """The controller took a command."""
+        with self._lock:
+            self._permission.latch.accepted()
+
+    def device_failed(self, sentence: str) -> None:
+        """The device that the policy runs on is lost to this process."""
+        with self._lock:
+            self._permission.latch.device_failed(sentence)
+            self.watch()
+
+    def reset(self) -> str | None:
+        """Open the latch; the reason where it cannot be opened."""
+        with self._lock:
+            reason = self._permission.latch.reset()
+            if reason is None and self._status.cause is Cause.LATCHED:
+                self._go_on(self._clock())
+            return reason
+
     @property
     def _active(self) -> bool:
         return self._status.state in (State.WAITING, State.RUNNING, State.HOLDING)
+
+    def _permitted(self, now: int) -> bool:
+        """Whether the policy may command; where not, what it commanded is ended."""
+        denied = self._permission.judge(now)
+        if denied is None:
+            return True
+        self._generation += 1
+        if denied.mute:
+            # The controller follows another already; a hold would end that motion.
+            self._handover.forget()
+            self._hold_owed = self._chunk_runs = False
+        else:
+            self._hold_if_moving(now)
+            self._handover.broken_off()
+        self._schedule.stopped()
+        state, cause = (
+            (State.FAULT, Cause.LATCHED) if denied.latched else (State.PAUSED, Cause.PAUSED)
+        )
+        self._change(state, cause, denied.sentence, denied.kind)
+        return False
+
+    def _go_on(self, now: int) -> None:
+        """Begin anew: from where the arm is measured, with pictures that are made from now on."""
+        self._handover.forget()
+        self._schedule.reset()
+        self._schedule.looked(now)
+        self._hold_owed = False
+        self._healthy_since = None
+        self._change(State.WAITING, Cause.FIRST_INPUTS)
 
     def _joints_in(self, observation: Observation) -> np.ndarray:
         """[actions] the action's joints in an observation, rad or m."""
@@ -278,6 +353,7 @@ class Supervisor:
     def _drop(self, verdict: Verdict, now: int) -> None:
         assert verdict.reason is not None
         self.counts.dropped[verdict.reason] += 1
+        self._permission.latch.dropped(verdict.reason, verdict.sentence)
         self._hold_if_moving(now)
         self._handover.broken_off()
         self._schedule.put_off(now)
@@ -285,6 +361,7 @@ class Supervisor:
             State.HOLDING, Cause.CHUNK_DROPPED, verdict.sentence,
             f'{verdict.reason.name} {verdict.joint}',
         )
+        self._permitted(now)  # or that was one too many
 
     def _refused(self, refusal: Refusal, now: int) -> None:
         self._healthy_since = None
@@ -309,6 +386,7 @@ class Supervisor:
         back = (self._last_now - now) * 1e-9
         self._generation += 1
         self._schedule.reset()
+        self._permission.forget()
         self._joints.clear()
         self._healthy_since = None
         self._at_rest = 0
