@@ -9,9 +9,11 @@ from test_control_supervisor import CONTRACT, MS, Bench, still
 
 from quantvla_ros.contract.types import Safety
 from quantvla_ros.control.latch import LatchReason
+from quantvla_ros.control.limits import narrowed
 from quantvla_ros.control.permission import Permission
 from quantvla_ros.control.sharing import Sharing
 from quantvla_ros.control.trajectory import sample
+from quantvla_ros.nodes.loading import Settings, narrowed_contract
 from quantvla_ros.nodes.states import Cause, State
 
 THEIRS = b'theirs'
@@ -175,6 +177,37 @@ def test_a_pause_survives_a_camera_that_dies_meanwhile(bench):
     bench.pass_time(20, camera=False)
     assert bench.status.state is State.WAITING
     assert bench.supervisor.plan() is None
+
+
+def test_limits_can_only_be_narrowed_while_the_node_is_active_latched_or_paused(bench):
+    half, full = narrowed(CONTRACT.limits, 0.5), CONTRACT.limits
+    assert bench.supervisor.limit(half) == []
+    assert 'velocity 2' in bench.supervisor.limit(full)[0]
+    bench.sharing.ask(True)
+    bench.pass_time(100)
+    assert bench.supervisor.limit(full)
+    bench.supervisor.emergency(True)
+    assert bench.supervisor.limit(full)
+    bench.supervisor.stop(Cause.NOT_ACTIVE)
+    assert bench.supervisor.limit(full) == []
+
+
+def test_narrowed_limits_hold_from_the_next_chunk_on(bench):
+    assert bench.supervisor.limit(narrowed(CONTRACT.limits, 0.1)) == []  # 0.2 rad/s
+    infer(bench, still(bench.position, 0.02))  # 0.4 rad/s: twice as fast
+    assert bench.status.cause is Cause.CHUNK_DROPPED
+    assert 'limit 0.200' in bench.status.sentence
+
+
+def test_limits_of_a_robot_description_narrow_the_contracts():
+    urdf = """<robot name="r"><joint name="a" type="revolute">
+    <limit lower="-1.0" upper="3.0" velocity="1.0" effort="1"/></joint></robot>"""
+    contract = narrowed_contract(CONTRACT, Settings(
+        'p', 'c', 'cpu', '', 0, 'auto', '', False, robot_description=urdf
+    ))
+    a, b = contract.limits['a'], contract.limits['b']
+    assert (a.lower, a.upper, a.velocity) == (-1.0, 2.0, 1.0)
+    assert b == CONTRACT.limits['b']
 
 
 def test_the_defaults_of_a_contract_latch_late_and_pause_never():

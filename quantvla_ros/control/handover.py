@@ -98,6 +98,10 @@ class Handover:
         self._grippers = gripper_columns(contract.action)
         self._offsets = offset_columns(contract.action)
 
+    def use(self, contract: Contract) -> None:
+        """The same contract with other limits, from the next chunk on."""
+        self._contract = contract
+
     def forget(self) -> None:
         """Nothing has been commanded; settings may have changed."""
         self.motion = None

@@ -7,13 +7,15 @@ Knows the node's parameters; knows nothing of ROS.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quantvla_ros.contract.load import load_contract
 from quantvla_ros.contract.match import camera_counts, differences
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.control.actions import check_supported
+from quantvla_ros.control.limits import tightened
+from quantvla_ros.control.robot_description import moveit_limits, urdf_limits
 from quantvla_ros.engine.shapes import read_lengths
 from quantvla_ros.errors import ContractError, QuantVLAError
 
@@ -34,6 +36,8 @@ class Settings:
     engine: str
     prompt_lengths: str
     allow_fallback: bool
+    robot_description: str = ''
+    joint_limits: str = ''
 
 
 def load(settings: Settings, load_policy: Loader | None = None) -> tuple[Contract, Any]:
@@ -52,7 +56,7 @@ def load(settings: Settings, load_policy: Loader | None = None) -> tuple[Contrac
                 f'parameter {name}: expected a path, found none; give it with '
                 f'-p {name}:=PATH or in the parameter file'
             )
-    contract = load_contract(settings.contract)
+    contract = narrowed_contract(load_contract(settings.contract), settings)
     check_supported(contract.action)
     if load_policy is None:
         load_policy = _engine(settings)
@@ -81,6 +85,23 @@ def load(settings: Settings, load_policy: Loader | None = None) -> tuple[Contrac
             f'{settings.contract}:\n' + '\n'.join(f'  - {line}' for line in lines)
         )
     return contract, policy
+
+
+def narrowed_contract(contract: Contract, settings: Settings) -> Contract:
+    """The contract with limits that the robot's own descriptions do not exceed.
+
+    Raises:
+        ContractError: a description is wrong, or contradicts the contract.
+    """
+    limits = dict(contract.limits)
+    if settings.robot_description:
+        limits = tightened(limits, urdf_limits(settings.robot_description), 'robot_description')
+    if settings.joint_limits:
+        units = {name: limit.unit for name, limit in limits.items()}
+        limits = tightened(
+            limits, moveit_limits(settings.joint_limits, units), settings.joint_limits
+        )
+    return contract if limits == contract.limits else replace(contract, limits=limits)
 
 
 def _engine(settings: Settings) -> Loader:

@@ -88,6 +88,7 @@ class FollowOutput:
         self._answered = threading.Event()
         self._answered.set()
         self._callbacks: int | None = None  # the thread that they come from
+        self._closed = False
 
     def send(self, points: Trajectory) -> None:
         """Send what is left of a motion as the newest goal."""
@@ -155,10 +156,13 @@ class FollowOutput:
 
     def close(self) -> None:
         """Destroy the client; a goal that runs is followed to its end, which is at rest."""
+        self._closed = True
         self._client.destroy()
 
     def _on_answer(self, number: int, future: Future) -> None:
         self._callbacks = threading.get_ident()
+        if self._closed:
+            return
         handle = future.result()
         with self._lock:
             newest = number == self.goals

@@ -147,6 +147,7 @@ class CommandGripper(_Streamed):
         )
         self._client = ActionClient(node, self._type, gripper.name)
         self._target: float | None = None
+        self._closed = False
         self.goals = self.failed = 0
         self._ticker = Ticker(self._tick, _RATE, f'gripper {gripper.joint}', self._crashed)
 
@@ -168,6 +169,7 @@ class CommandGripper(_Streamed):
     def close(self) -> None:
         """Send nothing more; the gripper keeps what it holds."""
         self._ticker.close()
+        self._closed = True
         self._client.destroy()
 
     def _tick(self) -> None:
@@ -187,6 +189,8 @@ class CommandGripper(_Streamed):
         self._client.send_goal_async(goal).add_done_callback(partial(self._on_answer, self.goals))
 
     def _on_answer(self, number: int, future: Future) -> None:
+        if self._closed:
+            return
         handle = future.result()
         if handle is None or not handle.accepted:
             if number == self.goals:

@@ -87,6 +87,23 @@ POLICY_PARAMETERS: tuple[Parameter, ...] = (
         read_only=True,
     ),
     Parameter(
+        'robot_description', '',
+        'URDF of the robot, as robot_state_publisher has it: its limits narrow those of the '
+        'contract.',
+        read_only=True,
+    ),
+    Parameter(
+        'joint_limits', '',
+        "MoveIt's joint_limits.yaml: its limits narrow those of the contract.",
+        read_only=True,
+    ),
+    Parameter(
+        'limit_share', 1.0,
+        'Share of the velocity, acceleration and jerk limits that is used, as for a slow first '
+        'run. While the node is active it can only be lowered.',
+        (0.01, 1.0),
+    ),
+    Parameter(
         'seed', 0,
         'Seed of the noise that an action starts from; with the stamp of the observation it gives '
         'the same chunk for the same inputs. -1 draws fresh noise every time.',

@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.duration import Duration
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter as RosParameter
 
 from quantvla_ros.contract.types import Contract
+from quantvla_ros.control.limits import narrowed
 from quantvla_ros.control.measured import MeasuredJoints
 from quantvla_ros.control.modes import Mode, Scheduling
 from quantvla_ros.control.schedule import Schedule
@@ -33,6 +36,7 @@ from quantvla_ros.nodes import diagnostics
 from quantvla_ros.nodes.inference import InferenceThread
 from quantvla_ros.nodes.inputs import Inputs
 from quantvla_ros.nodes.loading import Loader, Settings, load
+from quantvla_ros.nodes.output import Surroundings
 from quantvla_ros.nodes.outputs import (
     ACKNOWLEDGED,
     COMMAND_QOS,
@@ -41,6 +45,8 @@ from quantvla_ros.nodes.outputs import (
     status_message,
 )
 from quantvla_ros.nodes.parameters import POLICY_PARAMETERS, Value, declare, values
+from quantvla_ros.nodes.safety import Safety
+from quantvla_ros.nodes.sharing import SharedController
 from quantvla_ros.nodes.states import Cause, State, Status
 from quantvla_ros.nodes.supervisor import Supervisor, Tuning
 from quantvla_ros.observation.buffer import ObservationBuffer
@@ -107,6 +113,8 @@ class _Loaded:
     commands: Commands
     supervisor: Supervisor
     inference: InferenceThread
+    share: SharedController
+    safety: Safety
 
 
 class PolicyNode(LifecycleNode):
@@ -119,11 +127,12 @@ class PolicyNode(LifecycleNode):
     def __init__(self, load_policy: Loader | None = None) -> None:
         super().__init__('policy')
         self._load_policy = load_policy
+        self._loaded: _Loaded | None = None
         self.transition = threading.RLock()  # held while one is under way
         self.crashed: Callable[[Exception], None] = _not_run
         declare(self, POLICY_PARAMETERS)
+        self.add_on_set_parameters_callback(self._on_parameters)
         self._status = Status()
-        self._loaded: _Loaded | None = None
         self._status_publisher = self.create_publisher(PolicyStatus, '~/status', STATUS_QOS)
         self._diagnostics_publisher = self.create_publisher(
             DiagnosticArray, '/diagnostics', COMMAND_QOS
@@ -141,6 +150,19 @@ class PolicyNode(LifecycleNode):
         """Time of the node's clock, ns."""
         return self.get_clock().now().nanoseconds
 
+    def _on_parameters(self, parameters: list[RosParameter]) -> SetParametersResult:
+        """Take a smaller share of the limits at once; refuse a larger one while active."""
+        loaded = self._loaded
+        for parameter in parameters:
+            if parameter.name == 'limit_share' and loaded is not None:
+                wanted = narrowed(loaded.contract.limits, parameter.value)
+                if lines := loaded.supervisor.limit(wanted):
+                    return SetParametersResult(
+                        successful=False,
+                        reason=f'limits may only be narrowed while the node is active: {lines[0]}',
+                    )
+        return SetParametersResult(successful=True)
+
     @_named_fault
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load, compare, warm up, subscribe."""
@@ -154,6 +176,8 @@ class PolicyNode(LifecycleNode):
             engine=str(given['engine']),
             prompt_lengths=str(given['prompt_lengths']),
             allow_fallback=bool(given['allow_fallback']),
+            robot_description=str(given['robot_description']),
+            joint_limits=str(given['joint_limits']),
         )
         begun = time.monotonic()
         try:
@@ -192,6 +216,9 @@ class PolicyNode(LifecycleNode):
         loaded.schedule.execute_steps = int(steps)
         loaded.schedule.settings = _scheduling(given)
         loaded.supervisor.tuning = Tuning(float(given['hold_time']), float(given['recovery_time']))
+        loaded.supervisor.limit(
+            narrowed(loaded.contract.limits, float(given['limit_share']))
+        )
         loaded.supervisor.activate()
         loaded.inference.serve(loaded.supervisor, int(given['seed']))
         return result
@@ -264,13 +291,22 @@ class PolicyNode(LifecycleNode):
         schedule = Schedule(
             contract.control_period, info.execute_steps, info.chunk_size, scheduling
         )
-        commands = Commands(self, contract, info.artifact_id, self._changed)
+        # First what may refuse: a package that an output needs is not installed.
+        around = Surroundings(
+            measured=lambda: joints.latest,
+            refused=lambda sentence: supervisor.refused(sentence),
+            accepted=lambda: supervisor.accepted(),
+            sent_goal=lambda goal: share.sent_goal(goal),
+        )
+        commands = Commands(self, contract, info.artifact_id, self._changed, around)
+        share = SharedController(self, contract, commands)
         supervisor = Supervisor(
-            contract, buffer, joints, schedule, Tuning(0.3, 0.5), commands, self.now
+            contract, buffer, joints, schedule, Tuning(0.3, 0.5), commands, self.now, share
         )
         inputs = Inputs(self, contract, buffer, joints, self.now, inference.wake)
         return _Loaded(
-            contract, policy, buffer, joints, schedule, inputs, commands, supervisor, inference
+            contract, policy, buffer, joints, schedule, inputs, commands, supervisor, inference,
+            share, Safety(self, contract, supervisor),
         )
 
     def _unload(self) -> None:
@@ -279,6 +315,8 @@ class PolicyNode(LifecycleNode):
         if loaded is None:
             return
         loaded.inputs.close()
+        loaded.safety.close()
+        loaded.share.close()
         if not loaded.inference.stop(_LAST_INFERENCE):
             self.get_logger().warning('the last inference is still running; its result is void')
         loaded.commands.close()
@@ -359,6 +397,7 @@ class PolicyNode(LifecycleNode):
             statuses = [diagnostics.state_status(name, '', status, {}, None, None)]
         else:
             loaded.inputs.hear_latched()
+            loaded.share.look()
             contract, info = loaded.contract, loaded.policy.info
             statuses = [
                 diagnostics.state_status(

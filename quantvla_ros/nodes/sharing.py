@@ -50,14 +50,15 @@ class SharedController:
     Args:
         node: subscribes and serves `~/pause`.
         contract: which controller.
+        commands: ours, whose topic may have other publishers.
     """
 
-    def __init__(self, node: LifecycleNode, contract: Contract) -> None:
+    def __init__(self, node: LifecycleNode, contract: Contract, commands: Commands) -> None:
         self._node = node
         self._sharing = Sharing(QUIET)
         self._lock = threading.Lock()
         self._service = node.create_service(SetBool, '~/pause', self._on_pause)
-        self._commands: Commands | None = None
+        self._commands = commands
         self._listener: Any = None
         action = action_of(contract)
         self._status = None
@@ -71,17 +72,13 @@ class SharedController:
         with self._lock:
             self._sharing.sent_goal(goal)
 
-    def watch_commands(self, commands: Commands) -> None:
-        """Whose topic may have other publishers."""
-        self._commands = commands
-
     def look(self) -> None:
         """Listen on the command topic where there is another publisher; to be called now and then.
 
         Where there is none, nobody has to take our own commands out of the middleware again.
         """
         commands = self._commands
-        if commands is None or commands.arm.topic_type is None:
+        if commands.arm.topic_type is None:
             return
         rivals = commands.rivals()
         if rivals and self._listener is None:
@@ -129,7 +126,6 @@ class SharedController:
             self._sharing.goals(running)
 
     def _on_command(self, message: Any) -> None:
-        assert self._commands is not None
         now = self._node.get_clock().now().nanoseconds
         until = self._commands.arm.others_until(message, now)
         if until is not None:

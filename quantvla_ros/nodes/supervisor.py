@@ -10,17 +10,18 @@ orders them, and what is sent is sent under it, so that after a hold no older ch
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from quantvla_ros.contract.load import LANGUAGE_STREAM
-from quantvla_ros.contract.types import Contract
+from quantvla_ros.contract.types import Contract, JointLimit
 from quantvla_ros.control.chunk import Chunk
 from quantvla_ros.control.guard import Verdict
 from quantvla_ros.control.handover import Handover
+from quantvla_ros.control.limits import wider
 from quantvla_ros.control.measured import MeasuredJoints
 from quantvla_ros.control.permission import Others, Permission
 from quantvla_ros.control.rtc import Guidance
@@ -288,6 +289,20 @@ class Supervisor:
         with self._lock:
             self._permission.latch.emergency(pressed)
             self.watch()
+
+    def limit(self, limits: Mapping[str, JointLimit]) -> list[str]:
+        """Other limits from the next chunk on; while active, only narrower ones.
+
+        Returns:
+            What would get wider, one line each; empty where the limits were taken.
+        """
+        with self._lock:
+            active = self._status.state is not State.INACTIVE
+            lines = wider(self._contract.limits, limits) if active else []
+            if not lines:
+                self._contract = replace(self._contract, limits=dict(limits))
+                self._handover.use(self._contract)
+            return lines
 
     def refused(self, sentence: str) -> None:
         """The controller refused or gave up a command."""

@@ -93,7 +93,10 @@ class Bench:
         contract = parse_contract(CONTRACT.format(parts=parts, output=output))
         self.commands = Commands(
             self.node, contract, 'none', lambda status: None,
-            Surroundings(lambda: self.measured, self._refuse, self._accept, self.sent_goal),
+            Surroundings(
+                lambda: self.measured, self._refuse, self._accept,
+                lambda goal: self.sent_goal(goal),
+            ),
         )
         for entity in vars(self.commands).values():
             for part in entity if isinstance(entity, list) else [entity]:
@@ -495,10 +498,10 @@ def test_a_missing_package_is_named_with_the_debian_package_that_holds_it(monkey
 
 def shared(bench, parts: str, output: str):
     """An output whose controller others use too."""
+    bench.sent_goal = lambda goal: share.sent_goal(goal)
+    commands = bench.output(parts, output)
     contract = parse_contract(CONTRACT.format(parts=parts, output=output))
-    share = SharedController(bench.node, contract)
-    bench.sent_goal = share.sent_goal
-    share.watch_commands(bench.output(parts, output))
+    share = SharedController(bench.node, contract, commands)
     bench._closers.append(share.close)
     return share
 
