@@ -90,8 +90,8 @@ class Launch:
         """Its code, specialised as Triton would specialise it for these arguments."""
         signature, constants, aligned = {}, {}, []
         arguments, options = dict(self.arguments), dict(self.options)
-        if 'AHEAD' in arguments and capability >= 90:  # `gpu.launch_options`
-            arguments['AHEAD'], options['launch_pdl'] = 2, True
+        if 'AHEAD' in arguments and capability >= 90:  # as `gpu.launch_options` for few rows
+            arguments['AHEAD'] = options['launch_pdl'] = True
         for parameter in self.kernel.params:
             name, value = parameter.name, arguments.get(parameter.name, parameter.default)
             if parameter.is_constexpr or value is None or (type(value) is int and value == 1):

@@ -106,7 +106,7 @@ def linear_norm(
         read = x if module is fused_reference else _operand(x, weight)
         return module.linear_norm(read, weight, norm, residual=residual, gate=gate, out=out)
     y = linear(x, weight, residual=residual, gate=gate, out=out)
-    options = {
+    options: dict[str, Any] = {
         'eps': norm.eps, 'modulation': norm.modulation, 'rows': norm.rows, 'out': norm.out,
     }  # fmt: skip
     if norm.centered:

@@ -11,6 +11,8 @@ result is written there and returned; `out` may be `residual` itself.
 """
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -118,7 +120,7 @@ def linear(
 
 def normed(x: Tensor, norm: Norm) -> Tensor | Quantized:
     """A norm as `Norm` describes it."""
-    options = {
+    options: dict[str, Any] = {
         'eps': norm.eps, 'modulation': norm.modulation, 'rows': norm.rows, 'out': norm.out,
     }  # fmt: skip
     if norm.centered:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from quantvla_ros.kernels.gemm_tiles import FEW_ROWS
 from quantvla_ros.kernels.tile_table import Gpu
 
 
@@ -28,13 +29,15 @@ def gpu_of(device: torch.device) -> Gpu:
 
 
 @functools.cache
-def launch_options(device: torch.device) -> dict[str, Any]:
-    """What every kernel of the engine is started with on `device`: see `triton_start`.
+def launch_options(device: torch.device, rows: int) -> dict[str, Any]:
+    """How every kernel of the engine on so many rows is started on `device`: see `triton_start`.
 
+    Kernels of many rows fill the GPU to their end and gain nothing by it.
     QUANTVLA_OVERLAP=0 in the environment has each kernel wait for the end of the one before it, to
     see what that costs or to look for a fault.
     """
-    mode = os.environ.get('QUANTVLA_OVERLAP', '2')
-    if device.type != 'cuda' or mode == '0' or gpu_of(device).capability < (9, 0):
-        return {'AHEAD': 0}
-    return {'AHEAD': int(mode[0]), 'launch_pdl': True}
+    if rows > FEW_ROWS or device.type != 'cuda' or os.environ.get('QUANTVLA_OVERLAP') == '0':
+        return {'AHEAD': False}
+    if gpu_of(device).capability < (9, 0):
+        return {'AHEAD': False}
+    return {'AHEAD': True, 'launch_pdl': True}

@@ -91,7 +91,7 @@ def attention_kernel(
 
     A part is SPLITS times rows of sums (WIDE + REST columns), largest logit and sum of weights.
     """
-    wait(AHEAD, False)
+    wait(AHEAD)
     tile = tl.program_id(0)
     group = tl.program_id(1)
     split = tl.program_id(2)
@@ -296,7 +296,7 @@ def attention(
             num_warps=tile.warps,
             num_stages=tile.stages,
             enable_fp_fusion=True,  # from Triton 3.10 on it must be asked for
-            **launch_options(device),
+            **launch_options(device, queries.shape[0]),
         )
     return out
 

@@ -433,7 +433,7 @@ def gemm_kernel(
 
     Programs that share a block of weights run side by side, so the weights come from memory once.
     UNFINISHED, the sums are stored as they are: [SPLIT, M, N] int32 or float32. AHEAD: this kernel
-    may start before the one it follows ends, and BYTES > 0 has it fetch its weights then.
+    may start before the one it follows ends; it fetches its weights, of BYTES each, meanwhile.
     """
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)
@@ -446,12 +446,12 @@ def gemm_kernel(
     length = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT) * BLOCK_K
     first = part * length
     stop = tl.minimum(first + length, K)
-    if AHEAD and BYTES > 0:
+    if AHEAD:
         if KIND == 'int4':
             _fetch(weight_ptr, w_rows, tl.cdiv(K, 64) * 32, first // 2, tl.cdiv(stop, 64) * 32, 1)
         else:
             _fetch(weight_ptr, w_rows, K, first, stop, BYTES)
-    wait(AHEAD, False)
+    wait(AHEAD)
     if KIND == 'int4':
         sums = _packed_products(
             x_ptr,
@@ -572,7 +572,7 @@ def reduce_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """One program per tile of outputs: adds the parts that `gemm_kernel` has left, and finishes."""
-    wait(AHEAD, False)
+    wait(AHEAD)
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)
     rows = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)

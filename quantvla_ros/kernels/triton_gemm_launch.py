@@ -13,7 +13,6 @@ cannot be one matrix).
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -292,12 +291,8 @@ def _launch(
         'NORMED': epilogue.norms is not None,
         'START_ON_DEVICE': on_device,
         'SPLIT': tile.split,
-        **launch_options(y.device),
+        **launch_options(y.device, rows),
     }
-    # Few rows wait for the weights: those may come while the rows are being made.
-    fetched = matrix.element_size() if rows <= FEW_ROWS else 0
-    if os.environ.get('QUANTVLA_OVERLAP', '2').endswith('n'):
-        fetched = 0
     with triton_int8._on(y.device):
         grid = (-(-rows // tile.rows) * -(-outputs // tile.outputs), tile.split)
         triton_gemm.gemm_kernel[grid](
@@ -318,7 +313,7 @@ def _launch(
             WIDEN=y.device.type == 'cpu' and values.dtype == torch.bfloat16,
             EVEN_K=columns % tile.columns == 0,
             UNFINISHED=tile.split > 1 or left is not None,
-            BYTES=fetched,
+            BYTES=matrix.element_size(),
             LEFT=tile.left,
             BLOCK_M=tile.rows,
             BLOCK_N=tile.outputs,

@@ -177,7 +177,8 @@ def norm_kernel(
     as it is. With PARTS the row is first made, and stored in x, of the unfinished sums of a product
     [PARTS, M, WIDTH] and a residual.
     """
-    wait(AHEAD, True)
+    release(AHEAD)
+    wait(AHEAD)
     row = tl.program_id(0).to(tl.int64)
     inner = tl.arange(0, BLOCK)
     columns = tl.arange(0, BLOCKS)[:, None] * B + inner[None, :]
@@ -200,7 +201,6 @@ def norm_kernel(
         weight_ptr, bias_ptr, modulation_scale_ptr, modulation_shift_ptr, sources, inside, offset,
         HAS_WEIGHT, HAS_BIAS, MODULATED,
     )  # fmt: skip
-    release(AHEAD)
     if CENTERED:
         mean = tl.sum(tl.sum(x, axis=1), axis=0) / WIDTH
         x = tl.where(inside, x - mean, 0.0)
@@ -257,7 +257,8 @@ def norm_blocks_kernel(
 
     The rows are read from the cache again for each pass: mean, squares, maxima, integers.
     """
-    wait(AHEAD, True)
+    release(AHEAD)
+    wait(AHEAD)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = rows < M
     inner = tl.arange(0, BLOCK)
@@ -276,7 +277,6 @@ def norm_blocks_kernel(
         x = tl.load(x_rows + (start + inner)[None, :], mask=within[None, :], other=0.0)
         x = tl.where(within[None, :], x.to(tl.float32) - mean[:, None], 0.0)
         squares += tl.sum(x * x, axis=1)
-    release(AHEAD)
     deviation = _inverse_deviation(squares, WIDTH, eps)
     largest = tl.zeros((ROWS,), dtype=tl.float32)
     scale, inverse, usable = _step(largest, step_ptr, LARGEST, SMALLEST, STATIC)
@@ -472,7 +472,7 @@ def _norm(
                 ROWS=16,
                 BLOCK=size,
                 num_warps=4 if size <= 64 else 8,
-                **launch_options(x.device),
+                **launch_options(x.device, count),
             )
         else:
             rotated = arguments['rotation_ptr'] is not x
@@ -488,7 +488,7 @@ def _norm(
                 BLOCKS=high,
                 BLOCK=size,
                 num_warps=4 if size * high <= 4096 else 8,
-                **launch_options(x.device),
+                **launch_options(x.device, count),
             )
     if rows is None:
         return y

@@ -1,30 +1,29 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How a kernel of the engine begins, in Triton: beside the end of the one before it.
+"""How kernels of few rows begin, in Triton: beside the end of the one before them.
 
 With programmatic dependent launch (CUDA programming guide; compute capability 9.0 and later) a
 kernel is on the multiprocessors when the one before it ends, which saves a launch's latency each.
-Everything a kernel does before `begin` must not depend on what runs: sizes, addresses, weights.
+A kernel waits before it reads or writes anything, so the end of one is also the end of all before.
+
+When the next kernel may come is a matter of measurement: one that comes early takes places on
+multiprocessors that are about to become free, and comes to lie unevenly. So products and attention
+let it come when they have nothing but their result left to write, and norms, which are small, at
+once.
 """
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def wait(AHEAD: tl.constexpr, EARLY: tl.constexpr):
-    """Wait until the kernel before has ended and all it wrote is seen.
-
-    Every kernel waits like this before it reads or writes, so a kernel's end is also the end of all
-    before it.
-    """
-    if AHEAD == 1 or (AHEAD == 3 and EARLY):
-        tl.extra.cuda.gdc_launch_dependents()
-    if AHEAD > 0:
+def wait(AHEAD: tl.constexpr):
+    """Wait until the kernel before has ended and all it wrote is seen."""
+    if AHEAD:
         tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
 def release(AHEAD: tl.constexpr):
     """Let the next kernel come to the multiprocessors, once all programs of this one say so."""
-    if AHEAD >= 2:
+    if AHEAD:
         tl.extra.cuda.gdc_launch_dependents()
