@@ -19,6 +19,7 @@ from quantvla_ros.engine import policy as policy_module
 from quantvla_ros.engine import sources, ways
 from quantvla_ros.engine.engines import ENGINES
 from quantvla_ros.engine.graph import Captured, Shape
+from quantvla_ros.engine.pictures import PicturePath, PictureReader
 from quantvla_ros.engine.policy import load_policy
 from quantvla_ros.engine.running import Running
 from quantvla_ros.engine.shapes import prompt_lengths, read_lengths
@@ -124,6 +125,38 @@ def test_once_loaded_nothing_is_loaded_made_or_captured_again(checkpoint, monkey
     for words in (*COMMANDS, ' '.join(COMMANDS), 'red'):  # both lengths, back and forth
         for cameras in (1, 2):
             assert np.isfinite(policy.infer(saying(words, cameras=cameras), seed=0)).all()
+
+
+def larger(observation):
+    """The same pictures, four times as many pixels: a camera's, not the network's."""
+    four = np.ones((2, 2, 1), np.uint8)
+    images = {slot: np.kron(picture, four) for slot, picture in observation.images.items()}
+    return dataclasses.replace(observation, images=images)
+
+
+def test_pictures_fitted_on_the_device_give_the_hosts_chunk(checkpoint, plain):
+    policy = load_policy(checkpoint, engine='graph', lengths=(48,))
+    policy.runner._read = PictureReader(policy.processor, torch.device('cpu'))
+    observation = larger(saying(COMMANDS[0]))
+    wanted = plain.infer(observation, seed=5)
+    np.testing.assert_allclose(policy.infer(observation, seed=5), wanted, atol=1e-4)
+
+
+def test_a_camera_that_falls_out_later_makes_nothing(checkpoint, monkeypatch):
+    policy = load_policy(checkpoint, engine='graph', views=(1, 2), lengths=(48,))
+    policy.runner._read = PictureReader(policy.processor, torch.device('cpu'), fewest=1)
+    policy.warm_up()
+    policy.infer(larger(saying('red')), seed=0)
+
+    def never(*args, **options):
+        raise AssertionError('on the control path')
+
+    monkeypatch.setattr(Captured, '__init__', never)
+    monkeypatch.setattr(PicturePath, '__init__', never)
+    seen = larger(saying('red'))
+    for slot in seen.images:
+        alone = dataclasses.replace(seen, images={slot: seen.images[slot]})
+        assert np.isfinite(policy.infer(alone, seed=0)).all()
 
 
 def test_a_prompt_longer_than_the_longest_prepared_is_refused_by_its_length(checkpoint):

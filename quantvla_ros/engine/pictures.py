@@ -16,7 +16,7 @@ bit is another on each CPU. `test_engine_pictures.py` holds all of it to that.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
+from itertools import combinations, groupby
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,14 @@ class PictureReader:
     makes them, are always taken and settle nothing. Not thread-safe.
     """
 
-    def __init__(self, processor: Processor, device: torch.device) -> None:
-        self._processor, self._device = processor, device
+    def __init__(
+        self, processor: Processor, device: torch.device, *, fewest: int | None = None
+    ) -> None:
+        """`fewest`: with some cameras' first pictures, make ready for so few of them too.
+
+        A camera that falls out while the arm moves then takes no time.
+        """
+        self._processor, self._device, self._fewest = processor, device, fewest
         self._settled: dict[str, Size] = {}
         self._made: dict[tuple[tuple[str, Size], ...], _Prepared] = {}
 
@@ -77,16 +83,24 @@ class PictureReader:
         Raises:
             ObservationError: a camera has another size already.
         """
-        made = self._made.get(tuple(sizes.items()))
-        if made is None:
+        key = tuple(sizes.items())
+        if key not in self._made:
             side = self._processor.image
             if any(size != (side, side) for size in sizes.values()):
                 for slot, size in sizes.items():
                     _unchanged(slot, self._settled.get(slot, size), size)
                 self._settled.update(sizes)
-            path = PicturePath(self._processor.picture_fit, sizes, side, self._device)
-            made = self._made[tuple(sizes.items())] = _Prepared(path, self._device)
-        return made
+            fewest = len(key) if self._fewest is None else min(self._fewest, len(key))
+            for count in range(fewest, len(key) + 1):
+                for some in combinations(key, count):
+                    if some not in self._made:
+                        self._made[some] = self._make(dict(some))
+        return self._made[key]
+
+    def _make(self, sizes: Mapping[str, Size]) -> _Prepared:
+        processor = self._processor
+        path = PicturePath(processor.picture_fit, sizes, processor.image, self._device)
+        return _Prepared(path, self._device)
 
 
 class _Prepared:

@@ -250,7 +250,8 @@ def _start(
         lengths or ENGINES[source.kind].lengths(source.processor),
     )
     begun = time.perf_counter()
-    made = Engine(packed, shapes, _reader(source.processor, way.device))
+    fewest = min(shape.views for shape in shapes)
+    made = Engine(packed, shapes, _reader(source.processor, way.device, fewest))
     running = replace(
         running,
         tiles=tiles_in_use(way.device),
@@ -286,10 +287,10 @@ def _example(processor: Processor, views: int) -> Observation:
     )
 
 
-def _reader(processor: Processor, device: torch.device) -> Reader:
+def _reader(processor: Processor, device: torch.device, fewest: int) -> Reader:
     """How the engine gets an observation's inputs: on the host, its pictures on a GPU."""
     if device.type == 'cuda':
-        return PictureReader(processor, device)
+        return PictureReader(processor, device, fewest=fewest)
     return lambda observation: processor.inputs(observation, _HOST)
 
 
