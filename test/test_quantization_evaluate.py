@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from quantization_samples import COMMANDS, contract, observations, write_bag, write_checkpoint
 
 from quantvla_ros.cli import evaluate_bags, evaluate_tabletop
@@ -301,6 +302,21 @@ def test_the_number_of_processes_does_not_change_the_outcome(checkpoint, tmp_pat
     policy = found[0]['policies'][0]
     assert policy['success']['all']['of'] == policy['wrong_command']['all']['of'] == 4
     assert policy['failures'] == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+@pytest.mark.parametrize('where', [('--tabletop', '--seeds', 1, '--steps', 2), ('--bag',)])
+def test_a_fallback_is_refused_or_said(checkpoint, bag, tmp_path, capsys, where):
+    call = ['--policy', checkpoint, *where, *([bag, '--frames', 2] if '--bag' in where else [])]
+    assert evaluate(*call, '--device', 'cuda') == 2
+    assert 'expected an NVIDIA GPU' in capsys.readouterr().err
+    out = tmp_path / 'result.json'
+    assert evaluate(*call, '--device', 'cuda', '--allow-fallback', '--json', out) == 0
+    said = 'plain on cpu instead of graph on cuda'
+    assert capsys.readouterr().err.count(f'WARNING: {checkpoint}: {said}') == 1
+    found = json.loads(out.read_text())
+    (policy,) = found['tabletop' if '--tabletop' in where else 'open_loop']['policies']
+    assert policy['engine'] == 'plain' and policy['fallback'].startswith(said)
 
 
 def test_policies_are_paired_scene_by_scene(monkeypatch, tmp_path, capsys):

@@ -107,7 +107,7 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
         'quantvla_ros': __version__,
         'torch': torch.__version__,
         'device': torch.cuda.get_device_name(device)
-        if device.type == 'cuda'
+        if device.type == 'cuda' and torch.cuda.is_available()
         else platform.machine(),
         'arguments': {
             name: [str(item) for item in value] if isinstance(value, list) else _plain(value)
