@@ -74,7 +74,7 @@ def main() -> int:
     network = make_network(workload, args.precision, device)
     inputs = workload.processor.inputs(workload.observation, device)
     noise = torch.randn((1, *network.noise_shape), device=device)
-    running = SYSTEMS['engine'].start(network, inputs, noise)
+    running = SYSTEMS['engine'].start(network, workload, inputs, noise)
     found: dict[str, Any] = {
         'command': ' '.join(sys.argv), **describe(device), 'workload': vars(args) | {'out': None},
         'parts': {},

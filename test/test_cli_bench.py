@@ -8,6 +8,7 @@ import platform
 import re
 import shlex
 import xml.etree.ElementTree as ElementTree
+from functools import partial
 from pathlib import Path
 
 import artifact_samples
@@ -98,15 +99,15 @@ class Broken(Plain):
         return super().run() * torch.nan
 
 
-def failing(network, inputs, noise):
+def failing(*given):
     raise RuntimeError('out of registers\nand a long trace')
 
 
 @pytest.mark.parametrize(
     ('start', 'word', 'said'),
     [
-        (lambda n, i, z: Shifted(n, i, z, lambda call: call), 'right', 'WRONG: float32 eager'),
-        (lambda n, i, z: Broken(n, i, z, lambda call: call), 'right', 'actions are not numbers'),
+        (partial(Shifted, wrap=lambda call: call), 'right', 'WRONG: float32 eager'),
+        (partial(Broken, wrap=lambda call: call), 'right', 'actions are not numbers'),
         (failing, 'failed', 'FAILED: float32 eager: RuntimeError: out of registers'),
     ],
 )
@@ -210,9 +211,9 @@ def test_weights_are_the_same_in_every_precision(kind):
 @pytest.mark.parametrize('kind', TINY)
 def test_inputs_at_fixed_addresses_are_replaced_by_the_next(kind):
     network, inputs, noise = started(kind)
-    running = Plain(network, inputs, noise, lambda call: call)
-    running.run()
     work = workload(kind)
+    running = Plain(network, work, inputs, noise, wrap=lambda call: call)
+    running.run()
     other = dataclasses.replace(
         work.observation,
         images={slot: 255 - image for slot, image in work.observation.images.items()},
@@ -243,7 +244,8 @@ class ReadBacks(TorchDispatchMode):
 @pytest.mark.parametrize('kind', TINY)
 def test_a_network_can_be_captured_in_a_cuda_graph(kind, monkeypatch):
     monkeypatch.setattr(groot_n15, '_is_captured', lambda x: True)
-    running = Plain(*started(kind), lambda call: call)
+    network, inputs, noise = started(kind)
+    running = Plain(network, workload(kind), inputs, noise, wrap=lambda call: call)
     running.run()  # prepares what depends on weights alone
     with ReadBacks() as seen:
         running.run()

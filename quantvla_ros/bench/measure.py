@@ -169,7 +169,7 @@ class _Run:
                 'precision': precision, 'system': system.name, 'title': system.title,
             }
             self.rows.append(row)
-            refusal = system.refusal(network, self.device)
+            refusal = system.refusal(network, self.workload, self.device)
             if refusal is not None:
                 row['left_out'] = refusal
                 continue
@@ -190,12 +190,12 @@ class _Run:
         gc.collect()
         machine.reset_memory(device)
         try:
-            running = system.start(network, inputs, noise)
+            running = system.start(network, self.workload, inputs, noise)
             warm(running.run, device, settings.warm_up)
-            machine.reset_memory(device)  # what getting ready took is not what running takes
             self._found[len(self.rows) - 1] = Output.of(running.run(), running.first_velocity())
+            machine.reset_memory(device)  # what getting ready took is not what running takes
             times = device_times(running.run, device, settings.runs)
-            once = self._whole(running, network)
+            once = self._whole(running)
             warm(once, device, 0.0)
             row['device_ms'] = Spread.of(times).as_json()
             row['wall_ms'] = Spread.of(host_times(once, device, settings.runs)).as_json()
@@ -215,18 +215,10 @@ class _Run:
             return f'{type(error).__name__}: {first[:300]}'
         return None
 
-    def _whole(self, running: Running, network: Any) -> Callable[[], object]:
+    def _whole(self, running: Running) -> Callable[[], object]:
         """From pictures on the host to a chunk in the robot's units on the host."""
-        workload, device = self.workload, self.device
-        generator = torch.Generator()
-
-        def once() -> object:
-            inputs = workload.processor.inputs(workload.observation, device)
-            noise = torch.randn((1, *network.noise_shape), generator=generator)
-            running.load(inputs, noise)
-            return workload.processor.actions(running.run(), workload.observation.state)
-
-        return once
+        processor, observation = self.workload.processor, self.workload.observation
+        return lambda: processor.actions(running.whole(observation), observation.state)
 
     def _inputs(self) -> Any:
         return self.workload.processor.inputs(self.workload.observation, self.device)

@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from quantvla_ros.bench.workload import Workload
 from quantvla_ros.models.network import act, integrate
 from quantvla_ros.models.tree import join, tensors
+from quantvla_ros.observation.types import Observation
 
 Call = Callable[[], Any]
 
@@ -34,11 +36,12 @@ class Part:
 class Running(Protocol):
     """A network ready to run."""
 
-    def load(self, inputs: Any, noise: Tensor) -> None:
-        """Take over the next inputs, of the same shapes, and [1, chunk, action] noise."""
-
     def run(self) -> Tensor:
-        """[1, chunk, action] normalised actions, valid until the next run."""
+        """[1, chunk, action] normalised actions of the workload, valid until the next run."""
+        ...
+
+    def whole(self, observation: Observation) -> Tensor:
+        """The same from an observation on the host, as a robot would, with fresh noise."""
         ...
 
     def first_velocity(self) -> Tensor:
@@ -56,30 +59,37 @@ class System:
 
     Attributes:
         title: what it is, in a few words.
-        refusal: (network, device) to why it does not apply; None: it does.
-        start: (network, inputs, noise) to it, ready.
+        refusal: (network, workload, device) to why it does not apply; None: it does.
+        start: (network, workload, inputs, noise) to it, ready.
     """
 
     name: str
     title: str
-    refusal: Callable[[Any, torch.device], str | None]
-    start: Callable[[Any, Any, Tensor], Running]
+    refusal: Callable[[Any, Workload, torch.device], str | None]
+    start: Callable[[Any, Workload, Any, Tensor], Running]
 
 
 class Plain:
     """The network's own modules, on inputs at fixed addresses."""
 
     def __init__(
-        self, network: Any, inputs: Any, noise: Tensor, wrap: Callable[[Call], Call],
-        *, by_parts: bool = True,
+        self, network: Any, workload: Workload, inputs: Any, noise: Tensor,
+        *, wrap: Callable[[Call], Call], by_parts: bool = True,
     ) -> None:
         """`wrap` makes of a function one that does the same, faster; of the parts too."""
+        self._processor, self._device = workload.processor, noise.device
         self._network, self._wrap, self._by_parts = network, wrap, by_parts
         self._inputs, self._noise = join([inputs]), noise.clone()  # copies
         self._act = wrap(self._once)
 
-    def load(self, inputs: Any, noise: Tensor) -> None:
+    def whole(self, observation: Observation) -> Tensor:
         """As `Running`."""
+        inputs = self._processor.inputs(observation, self._device)
+        self.load(inputs, torch.randn(self._noise.shape))
+        return self.run()
+
+    def load(self, inputs: Any, noise: Tensor) -> None:
+        """Take over the next inputs, of the same shapes, and [1, chunk, action] noise."""
         for mine, new in zip(tensors(self._inputs), tensors(inputs), strict=True):
             mine.copy_(new, non_blocking=True)
         self._noise.copy_(noise, non_blocking=True)

@@ -6,24 +6,26 @@ Baselines are what others would do, and are chosen by the user; the rest is ours
 """
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 
-from quantvla_ros.bench.engines import start_engine, without_engine
+from quantvla_ros.bench.engines import EngineRow, without_engine
 from quantvla_ros.bench.running import Plain, System, capture, compiled
+from quantvla_ros.bench.workload import Workload
 from quantvla_ros.quantization.linear import QuantizedLinear
 
 
-def _any(network: Any, device: torch.device) -> None:
+def _any(network: Any, workload: Workload, device: torch.device) -> None:
     """Nothing stands against it."""
 
 
-def _only_gpus(network: Any, device: torch.device) -> str | None:
+def _only_gpus(network: Any, workload: Workload, device: torch.device) -> str | None:
     return None if device.type == 'cuda' else 'CUDA graphs need an NVIDIA GPU'
 
 
-def _only_floats(network: Any, device: torch.device) -> str | None:
+def _only_floats(network: Any, workload: Workload, device: torch.device) -> str | None:
     integers = any(isinstance(module, QuantizedLinear) for module in network.modules())
     return "torch's compiler does not see into our integer kernels" if integers else None
 
@@ -34,18 +36,21 @@ SYSTEMS: dict[str, System] = {
     for system in (
         System(
             'eager', 'plain PyTorch', _any,
-            lambda network, inputs, noise: Plain(network, inputs, noise, lambda call: call),
+            partial(Plain, wrap=lambda call: call),
         ),
         System(
             'cudagraph', 'plain PyTorch in one CUDA graph', _only_gpus,
-            lambda network, inputs, noise: Plain(network, inputs, noise, capture),
+            partial(Plain, wrap=capture),
         ),
         System(
             'compile', 'torch.compile, as openpi runs', _only_floats,
             # Each part would take the compiler minutes more.
-            lambda network, inputs, noise: Plain(network, inputs, noise, compiled, by_parts=False),
+            partial(Plain, wrap=compiled, by_parts=False),
         ),
-        System('engine', 'our engine', without_engine, start_engine),
+        System(
+            'engine', 'our engine', lambda network, workload, device: without_engine(workload),
+            EngineRow,
+        ),
     )
 }
 BASELINES = ('eager', 'cudagraph', 'compile')

@@ -90,6 +90,14 @@ class Engine:
         views = ' or '.join(map(str, self.views))
         return f'{views} pictures, prompts of up to {", ".join(map(str, lengths))} tokens'
 
+    def fitting(self, needs: Shape) -> tuple[Forward, Captured]:
+        """The forward pass that serves so much, and its graph: for measurements.
+
+        Raises:
+            BackendError: nothing was prepared for that.
+        """
+        return self._graphs.fitting(needs.views, needs.prompt)
+
     @torch.no_grad()
     def act(self, observation: Observation, seed: int | None) -> Tensor:
         """As `Runner`; on the host.
