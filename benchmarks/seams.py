@@ -388,7 +388,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--latency', nargs='+', type=int, default=[20, 100, 400], metavar='MS')
     parser.add_argument('--seeds', type=int, default=20)
     parser.add_argument('--first-seed', type=int, default=900_000)
-    parser.add_argument('--size', type=int, default=112, help="px, side of the cameras' pictures")
+    parser.add_argument('--size', type=int, default=224, help="px, side of the cameras' pictures")
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument('--plot', type=Path, help='draw --out into this file (.svg)')
     parser.add_argument('--drawn-only', action='store_true', help='--out is there already')

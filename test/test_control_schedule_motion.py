@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from quantvla_ros.contract.types import (
@@ -296,6 +296,7 @@ def test_nothing_follows_a_hold_but_what_was_inferred_after_it(mode, seed, late,
 @modes
 @short
 @given(late=latencies)
+@example(late=[301, 12, 54])  # a second chunk before the first one has set out
 def test_elapsed_rows_are_never_sent(mode, late):
     """A chunk whose rows say their own time: what is commanded is never behind it."""
     arm = Arm(mode, wandering(0, 0.2), lambda number: late[number % len(late)])

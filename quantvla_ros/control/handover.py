@@ -241,7 +241,9 @@ class Handover:
         )
         if not refused.ok:
             return None, refused
-        if command.known and self.motion is not None:
+        if not command.known:
+            motion = replace(motion, clock=replace(motion.clock, starts=command.instant))
+        elif self.motion is not None:
             motion = replace(motion, points=_led_to(self.motion.points, motion.points, now))
         return Joined(chunk, motion, numbers, begin, consumed), verdict
 

@@ -45,13 +45,17 @@ class Clock:
     Attributes:
         slows: ns; from here on it slows down. Until then it is the time itself.
         way: ns of the path that are left then; they take twice as long.
+        starts: ns; until then the arm stands, and nothing of any path is gone.
     """
 
     slows: int
     way: int
+    starts: int = 0
 
     def at(self, instant: int) -> int:
         """ns; the path's time at `instant` ns."""
+        if instant <= self.starts:
+            return 0
         past = instant - self.slows
         if past <= 0:
             return instant
