@@ -68,6 +68,7 @@ def on(monkeypatch):
             (triton_norms, 'norm_kernel', {}),
             (triton_norms, 'norm_blocks_kernel', {}),
             (triton_attention, 'attention_kernel', {'UPCAST': False}),
+            (triton_attention, 'join_kernel', {}),
         ]
         made = []
         for module, name, as_on_gpu in recorders:

@@ -68,7 +68,8 @@ for number, (rows, total, heads, kv_heads, size) in enumerate(shapes):
         tile = AttentionTile((16, 32, 64)[number % 3], (32, 16)[number % 2], 1, 4, 2)
         check(q, k, v, tile, scale=size**-0.5, causal=True)
 # pictures of several cameras
-for tile in (None, AttentionTile(16, 16, 1, 4, 2), AttentionTile(16, 16, 2, 4, 2)):
+whole, two = AttentionTile(16, 16, 1, 4, 2), AttentionTile(16, 16, 2, 4, 2)
+for tile in (None, whole, two, AttentionTile(16, 16, 2, 4, 2, after=True)):
     q, k, v = inputs(3 * 25, 3 * 25, 2, 2, 72, torch.float32)
     check(q, k, v, tile, scale=0.1, segment=25)
 # logits so large that a softmax is one key, and a sum without its largest would overflow
@@ -97,6 +98,9 @@ for number, (rows, total, heads, kv_heads, size) in enumerate(shapes):
             y = check(q, k, v, tile, scale=0.1, count=count)
             torch.testing.assert_close(y, known, rtol=2e-2, atol=2e-2)
         check(q, k, v, AttentionTile(16, 16, 1, 4, 2), scale=0.1, count=count)
+        after = AttentionTile(16, 16, splits, 4, 2, after=True)
+        y = check(q, k, v, after, scale=0.1, count=count)
+        torch.testing.assert_close(y, known, rtol=2e-2, atol=2e-2)
         # more than there are must not read past the end
         past = torch.full((), 10**6, dtype=torch.int32)
         k, v = k[:valid], v[:valid]
@@ -107,8 +111,8 @@ print('done')
 '''
 
 FAULTS = '''
-for splits in (1, 3):
-    tile = AttentionTile(16, 16, splits, 4, 2)
+for splits, after in ((1, False), (3, False), (3, True)):
+    tile = AttentionTile(16, 16, splits, 4, 2, after)
     q, k, v = inputs(6, 40, 4, 2, 64, torch.float32)
     clean = triton_attention.attention(q, k, v, scale=0.1, tile=tile).unflatten(1, (4, 64))
     for poison in (float('nan'), float('inf')):

@@ -18,15 +18,27 @@ _BLOCK_COST = 25_000
 _JOIN_COST = 70_000
 
 
+# Rows and keys of a block, most splits, warps: the best of those tried on an H100.
+_TOGETHER = (64, 64, 14, 4)
+
+
 @dataclass(frozen=True)
 class AttentionTile:
-    """Rows of queries and keys of a block, splits of the keys, warps, depth of the pipeline."""
+    """How programs cover an attention.
+
+    Attributes:
+        rows, keys: of queries, and of a block of keys.
+        splits: programs that share the keys of a tile.
+        warps, stages: of a program, and of its pipeline.
+        after: a kernel of its own joins the splits, not the last program of a tile.
+    """
 
     rows: int
     keys: int
     splits: int
     warps: int
     stages: int
+    after: bool = False
 
     def shared(self, width: int, element: int) -> int:
         """The most bytes of shared memory, with heads of `width` columns of `element` bytes."""
@@ -66,6 +78,9 @@ def choose_attention_tile(
         shared: bytes of shared memory that one program may use.
     """
     width = sum(head_parts(size))
+    together = _together(rows, keys, groups, width, element, processors, shared)
+    if together is not None:
+        return together
     best, least = AttentionTile(16, 16, 1, 4, 1), float('inf')  # fits every GPU since Ampere
     for tile_rows in (16, 32, 64, 128):
         if tile_rows > 16 and tile_rows >= 2 * rows:
@@ -97,6 +112,22 @@ def choose_attention_tile(
                     least = time
                     best = replace(tile, splits=splits)
     return best
+
+
+def _together(
+    rows: int, keys: int, groups: int, width: int, element: int, processors: int, shared: int
+) -> AttentionTile | None:
+    """A tile for few rows and many keys: all splits run at once, and a kernel joins them.
+
+    None: that needs more multiprocessors, or there is little to split.
+    """
+    height, block, splits, warps = _TOGETHER
+    splits = min(splits, -(-keys // block))
+    tile = _deepest(AttentionTile(height, block, splits, warps, 3, True), width, element, shared)
+    programs = -(-rows // height) * groups * splits
+    if tile is None or splits < 4 or width < 128 or not processors // 3 < programs <= processors:
+        return None
+    return tile
 
 
 def _deepest(

@@ -1,6 +1,6 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Softmax attention of grouped heads on a GPU, over exact numbers of keys: one kernel.
+"""Softmax attention of grouped heads on a GPU, over exact numbers of keys.
 
 Knows tensors and sizes; knows nothing of models or recipes. Needs triton, so it is imported where
 attention is launched. `fused_reference` defines the result.
@@ -8,8 +8,9 @@ attention is launched. `fused_reference` defines the result.
 The softmax is computed block by block of keys (FlashAttention, arXiv 2205.14135). The query heads
 that share a key head are rows of one product, so 50 queries of 8 heads on one key head are 400 rows
 and the keys are read once for them. Where there are few rows the keys are split among programs
-(Flash-Decoding); the last program to finish joins the parts, so it stays one kernel. Joining goes
-through counters that each launch leaves at zero: launches on one device must not run side by side.
+(Flash-Decoding). The last program to finish joins the parts, so that it stays one kernel, through
+counters that each launch leaves at zero: launches on one device must not run side by side. Or, as
+the tile says, a second kernel joins them, with more programs than one.
 
 A row that sees no key, or only values that are not numbers, is NaN.
 """
@@ -80,6 +81,7 @@ def attention_kernel(
     UPCAST: tl.constexpr,
     PRECISION: tl.constexpr,
     SPLITS: tl.constexpr,
+    AFTER: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     AHEAD: tl.constexpr,
@@ -183,33 +185,91 @@ def attention_kernel(
             tl.store(mine + rest_at, sums_rest)
         tl.store(mine + heads, largest)
         tl.store(mine + heads + ROWS, total)
-        # All threads have written before one of them says so.
-        tl.debug_barrier()
-        before = tl.atomic_add(counter_ptr + place, 1, sem='acq_rel')
-        if before == SPLITS - 1:
-            tl.store(counter_ptr + place, 0)
-            largest = tl.full((ROWS,), float('-inf'), dtype=tl.float32)
-            for other in tl.static_range(SPLITS):
-                found = tl.load(part + other * stride + heads, cache_modifier='.cg')
-                # A maximum drops NaN; the sum of the weights keeps it.
-                largest = tl.maximum(largest, found)
-            base = tl.where(largest == float('-inf'), 0.0, largest)
-            total = tl.zeros((ROWS,), dtype=tl.float32)
-            sums = tl.zeros((ROWS, WIDE), dtype=tl.float32)
-            if REST > 0:
-                sums_rest = tl.zeros((ROWS, REST), dtype=tl.float32)
-            for other in tl.static_range(SPLITS):
-                theirs = part + other * stride
-                shrunk = tl.exp2(tl.load(theirs + heads, cache_modifier='.cg') - base)
-                total += shrunk * tl.load(theirs + heads + ROWS, cache_modifier='.cg')
-                sums += shrunk[:, None] * tl.load(theirs + sums_at, cache_modifier='.cg')
+        if not AFTER:
+            # All threads have written before one of them says so.
+            tl.debug_barrier()
+            before = tl.atomic_add(counter_ptr + place, 1, sem='acq_rel')
+            if before == SPLITS - 1:
+                tl.store(counter_ptr + place, 0)
+                largest = tl.full((ROWS,), float('-inf'), dtype=tl.float32)
+                for other in tl.static_range(SPLITS):
+                    found = tl.load(part + other * stride + heads, cache_modifier='.cg')
+                    # A maximum drops NaN; the sum of the weights keeps it.
+                    largest = tl.maximum(largest, found)
+                base = tl.where(largest == float('-inf'), 0.0, largest)
+                total = tl.zeros((ROWS,), dtype=tl.float32)
+                sums = tl.zeros((ROWS, WIDE), dtype=tl.float32)
                 if REST > 0:
-                    sums_rest += shrunk[:, None] * tl.load(theirs + rest_at, cache_modifier='.cg')
-            mask = there[:, None] & (wide[None, :] < D)
-            tl.store(out_at + wide[None, :], _ratio(sums, total).to(kind), mask=mask)
-            if REST > 0:
-                mask = there[:, None] & (rest[None, :] < D)
-                tl.store(out_at + rest[None, :], _ratio(sums_rest, total).to(kind), mask=mask)
+                    sums_rest = tl.zeros((ROWS, REST), dtype=tl.float32)
+                for other in tl.static_range(SPLITS):
+                    theirs = part + other * stride
+                    shrunk = tl.exp2(tl.load(theirs + heads, cache_modifier='.cg') - base)
+                    total += shrunk * tl.load(theirs + heads + ROWS, cache_modifier='.cg')
+                    sums += shrunk[:, None] * tl.load(theirs + sums_at, cache_modifier='.cg')
+                    if REST > 0:
+                        found = tl.load(theirs + rest_at, cache_modifier='.cg')
+                        sums_rest += shrunk[:, None] * found
+                mask = there[:, None] & (wide[None, :] < D)
+                tl.store(out_at + wide[None, :], _ratio(sums, total).to(kind), mask=mask)
+                if REST > 0:
+                    mask = there[:, None] & (rest[None, :] < D)
+                    tl.store(out_at + rest[None, :], _ratio(sums_rest, total).to(kind), mask=mask)
+
+
+@triton.jit
+def join_kernel(
+    out_ptr,
+    part_ptr,
+    M,
+    KV: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    WIDE: tl.constexpr,
+    REST: tl.constexpr,
+    SPLITS: tl.constexpr,
+    PLACES: tl.constexpr,
+    ROWS: tl.constexpr,
+    AHEAD: tl.constexpr,
+):
+    """One program per row of queries, key head and segment: joins the parts that were left AFTER.
+
+    PLACES is a power of two from SPLITS up.
+    """
+    release(AHEAD)
+    wait(AHEAD)
+    row = tl.program_id(0)
+    group = tl.program_id(1)
+    tiles = tl.cdiv(tl.num_programs(0), ROWS)
+    lane = row % ROWS
+    split = tl.arange(0, PLACES)
+    there = split < SPLITS
+    length = ROWS * (WIDE + REST + 2)
+    mine = part_ptr + (group * tiles + row // ROWS) * length
+    theirs = mine + split * (tiles * tl.num_programs(1) * length)
+    heads = theirs + ROWS * (WIDE + REST) + lane
+    largest = tl.load(heads, mask=there, other=float('-inf'))
+    total = tl.load(heads + ROWS, mask=there, other=0.0)
+    wide = tl.arange(0, WIDE)
+    at = theirs[:, None] + lane * WIDE + wide[None, :]
+    sums = tl.load(at, mask=there[:, None], other=0.0)
+    # A maximum drops NaN; the sum of the weights keeps it.
+    base = tl.max(largest, axis=0)
+    base = tl.where(base == float('-inf'), 0.0, base)
+    shrunk = tl.exp2(largest - base)
+    total = tl.sum(shrunk * total, axis=0)
+    total = tl.where(total > 0.0, total, float('nan'))
+    head, segment = group % KV, group // KV
+    out_at = out_ptr + (segment * M + row // GROUP) * (KV * GROUP * D)
+    out_at += (head * GROUP + row % GROUP) * D
+    kind = out_ptr.dtype.element_ty
+    y = tl.sum(shrunk[:, None] * sums, axis=0) / total
+    tl.store(out_at + wide, y.to(kind), mask=wide < D)
+    if REST > 0:
+        rest = tl.arange(0, REST)
+        at = theirs[:, None] + ROWS * WIDE + lane * REST + rest[None, :]
+        sums = tl.load(at, mask=there[:, None], other=0.0)
+        y = tl.sum(shrunk[:, None] * sums, axis=0) / total
+        tl.store(out_at + WIDE + rest, y.to(kind), mask=WIDE + rest < D)
 
 
 def attention(
@@ -224,7 +284,7 @@ def attention(
     out: Tensor | None = None,
     tile: AttentionTile | None = None,
 ) -> Tensor:
-    """`fused_reference.attention` in one kernel.
+    """`fused_reference.attention` in one kernel, or two.
 
     Args:
         queries, keys, values: rows may lie further apart than they are long (parts of one product);
@@ -254,8 +314,9 @@ def attention(
     tiles = triton.cdiv(rows * group, tile.rows)
     part, counters = queries, queries
     if tile.splits > 1:
-        counters = _counters(device)
-        if tiles * kv_heads * segments > COUNTERS:
+        if not tile.after:
+            counters = _counters(device)
+        if not tile.after and tiles * kv_heads * segments > COUNTERS:
             raise BackendError(
                 f'attention: expected at most {COUNTERS} tiles to join, found '
                 f'{tiles * kv_heads * segments}'
@@ -291,6 +352,7 @@ def attention(
             UPCAST=device.type == 'cpu' and element == 2,
             PRECISION='tf32x3' if element == 4 else 'tf32',
             SPLITS=tile.splits,
+            AFTER=tile.after,
             ROWS=tile.rows,
             KEYS=tile.keys,
             num_warps=tile.warps,
@@ -298,6 +360,22 @@ def attention(
             enable_fp_fusion=True,  # from Triton 3.10 on it must be asked for
             **launch_options(device, queries.shape[0]),
         )
+        if tile.splits > 1 and tile.after:
+            join_kernel[(rows * group, kv_heads * segments)](
+                out,
+                part,
+                rows,
+                KV=kv_heads,
+                GROUP=group,
+                D=size,
+                WIDE=wide,
+                REST=rest,
+                SPLITS=tile.splits,
+                PLACES=triton.next_power_of_2(tile.splits),
+                ROWS=tile.rows,
+                num_warps=4,
+                **launch_options(device, queries.shape[0]),
+            )
     return out
 
 
