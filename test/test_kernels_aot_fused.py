@@ -316,7 +316,10 @@ def test_attention_compiles(on, capability, queries, total, head_counts, size, o
     triton_attention.attention(
         empty(queries, heads_, size), keys, keys, scale=size**-0.5, **options
     )
-    (launch,) = launches()
+    launch, *join = launches()
     check(launch, capability, BF16)
+    assert [one.kernel.__name__ for one in join] == ['join_kernel'] * launch.arguments['AFTER']
+    for one in join:
+        check(one, capability)
 
 
