@@ -187,7 +187,7 @@ class Safety:
 
     stretch: float = 1.5  # most times as long as planned that a motion may take; 1: never slower
     not_finite_latch: int = 3  # chunks in a row that are not finite, until the node latches
-    rejection_latch: int = 20  # chunks in a row that are dropped for any reason
+    rejection_latch: int = 100  # chunks in a row that are dropped for any reason
     emergency_stop: str | None = None  # std_msgs/Bool topic, true: stop
 
 

@@ -293,6 +293,12 @@ def active(world, policy) -> Process:
     return process
 
 
+def is_hold(message: JointTrajectory) -> bool:
+    """Whether it is a hold: that brakes within 0.3 s, a chunk lasts 0.8 s from its stamp."""
+    end = message.points[-1].time_from_start
+    return end.sec + end.nanosec * 1e-9 < 0.6
+
+
 def stop(process: Process, number: int = signal.SIGINT) -> int:
     """Exit status after one signal."""
     process.signal(number)

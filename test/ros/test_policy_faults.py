@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ACTIVATE, CONFIGURE, DEACTIVATE
+from conftest import ACTIVATE, CONFIGURE, DEACTIVATE, is_hold
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
@@ -13,8 +13,7 @@ ERROR, WARN, OK = b'\x02', b'\x01', b'\x00'
 
 
 def holds(world) -> int:
-    """Trajectories of one point: only a hold is that short."""
-    return sum(len(message.points) == 1 for message in world.trajectories)
+    return sum(is_hold(message) for message in world.trajectories)
 
 
 def test_a_dead_camera_holds_the_arm_is_named_and_the_arm_goes_on_when_it_is_back(world, active):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
-from conftest import ACTIVATE, CLEANUP, CONFIGURE, CONTRACT, DEACTIVATE, stop
+from conftest import ACTIVATE, CLEANUP, CONFIGURE, CONTRACT, DEACTIVATE, is_hold, stop
 
 from quantvla_ros.msg import PolicyStatus
 
@@ -44,8 +44,8 @@ def test_activation_waits_until_inputs_and_command_are_there(world, policy):
 
 def test_deactivation_ends_with_a_hold_where_the_arm_is(world, active):
     assert world.transition(DEACTIVATE)
-    world.until(lambda: len(world.trajectories[-1].points) == 1, 'a hold')
-    hold = world.trajectories[-1].points[0]
+    world.until(lambda: is_hold(world.trajectories[-1]), 'a hold')
+    hold = world.trajectories[-1].points[-1]
     assert list(hold.positions) == pytest.approx([0.1, 0.1], abs=1e-6)
     assert list(hold.velocities) == [0.0, 0.0]
 
@@ -118,7 +118,7 @@ def test_a_signal_ends_the_process_in_order(world, policy, state, number):
     assert 'Traceback' not in process.output
     world.until_state(PolicyStatus.FINALIZED)
     if state == 'active':
-        world.until(lambda: len(world.trajectories[-1].points) == 1, 'a hold as the last word')
+        world.until(lambda: is_hold(world.trajectories[-1]), 'a hold as the last word')
 
 
 def test_a_second_signal_changes_nothing(world, active):
@@ -126,7 +126,7 @@ def test_a_second_signal_changes_nothing(world, active):
     active.signal(signal.SIGINT)
     active.signal(signal.SIGTERM)
     assert active.wait() == 0, active.output
-    world.until(lambda: len(world.trajectories[-1].points) == 1, 'a hold as the last word')
+    world.until(lambda: is_hold(world.trajectories[-1]), 'a hold as the last word')
 
 
 def test_a_signal_during_an_inference_ends_with_a_hold_and_no_chunk_after_it(world, active):
@@ -134,7 +134,7 @@ def test_a_signal_during_an_inference_ends_with_a_hold_and_no_chunk_after_it(wor
     world.command('slow')
     world.until(lambda: world.status.inference_count > before, 'another inference')
     assert stop(active) == 0, active.output
-    world.until(lambda: len(world.trajectories[-1].points) == 1, 'a hold as the last word')
+    world.until(lambda: is_hold(world.trajectories[-1]), 'a hold as the last word')
 
 
 def test_a_signal_while_a_policy_is_loaded_ends_the_process(world, policy):

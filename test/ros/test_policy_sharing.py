@@ -22,7 +22,9 @@ def running(world, policy, tmp_path):
     """A node that moves the arm on its own, with an emergency stop and a named controller."""
     text = CONTRACT.read_text().replace('topic: commands', 'topic: arm/joint_trajectory')
     path = tmp_path / 'contract.yaml'
-    path.write_text(text + 'safety: {emergency_stop: stop, not_finite_latch: 2}\n')
+    path.write_text(text.replace(
+        'safety: {not_finite_latch: 1000', 'safety: {emergency_stop: stop, not_finite_latch: 2'
+    ))
     process = policy(path)
     world.node.create_subscription(
         JointTrajectory, 'arm/joint_trajectory',
