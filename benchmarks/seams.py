@@ -10,8 +10,8 @@ that takes as long as it is told to. At the instant at which a chunk takes over,
 compared, joint by joint (the gripper apart):
 
 - the chunks: how far the new chunk's path is from the old one's there, in position, velocity and
-  acceleration. That is the step that an arm would be sent through by whoever puts one chunk after
-  another;
+  acceleration (of an ensemble, the averages'). That is the step that an arm would be sent through
+  by whoever puts one chunk after another;
 - the command: the same for what was commanded, just before and just after.
 
 Scene, task and noise are the same for all. `--plot` draws what stands in `--out`.
@@ -140,10 +140,8 @@ class Loop:
         # Points before this one still belong to the motion that is left.
         times = new.points.stamp + np.round(new.points.times * 1e9).astype(int)
         instant = int(times[times >= self.now + round(LEAD * 1e9) - 1][0])
-        sides = [
-            _on_path(chunk, instant + side)
-            for chunk, side in ((old, -EPSILON), (new, EPSILON))
-        ]
+        rows = self.schedule.rows
+        sides = [_on_path(old, rows, instant, -1.0), _on_path(new, rows, instant, 1.0)]
         left = state_of(points, instant - EPSILON)
         right = state_of(new.points, instant + EPSILON)
         command = [(s.position, s.velocity, s.acceleration) for s in (left, right)]
@@ -217,19 +215,25 @@ class Loop:
         self.pending = (planned, rows, self.now + self.latency * MS)
 
 
-def _on_path(sent: Sent, instant: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[joints] position, velocity and acceleration of a chunk's own path; at rest after its end."""
-    path = RowPath(sent.chunk.positions, sent.chunk.period)
-    time_ = (instant - sent.begin) * 1e-9 - sent.chunk.period
-    step = 1e-3
-    positions, speeds = path.at(np.array([time_ - step, time_, time_ + step]))
-    return positions[1], speeds[1], (speeds[2] - speeds[0]) / (2.0 * step)
+def _on_path(
+    sent: Sent, rows: int, instant: int, side: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[joints] position, velocity and acceleration of a chunk's own path just before an instant
+    (side -1) or just after it (1); at rest after its end.
+    """
+    start = sent.work.observation.state[: len(JOINTS)].astype(np.float64)
+    path = RowPath(
+        np.concatenate([start[np.newaxis], sent.chunk.positions[:rows]]), sent.chunk.period
+    )
+    first, second = (instant - sent.begin) * 1e-9 + side * np.array([1e-6, 1e-4])
+    positions, speeds = path.at(np.array([first, second]))
+    return positions[0], speeds[0], (speeds[1] - speeds[0]) / (second - first)
 
 
 def summary(values: list[float]) -> dict[str, float]:
     """Of the steps at all seams."""
     if not values:
-        return {'median': float('nan'), 'p95': float('nan'), 'largest': float('nan')}
+        return {'median': 0.0, 'p95': 0.0, 'largest': 0.0}  # one chunk was enough
     return {
         'median': float(np.median(values)),
         'p95': float(np.percentile(values, 95)),
@@ -319,28 +323,25 @@ text{font:11px system-ui,sans-serif;fill:#4b5563}.title{font-size:13px;font-weig
 .tick-x,.name{text-anchor:middle}.tick-y{text-anchor:end}.grid{stroke:#e6e9ee}.axis{stroke:#c5ccd6}
 .chunks{fill:#c2410c}.command{fill:#2563b8}.stem{stroke:#c5ccd6}
 """
-SMALLEST = 1e-6  # what is less is drawn here
 
 
 def drawn(results: dict[str, Any]) -> Html:
     """The largest step of each kind, by schedule and latency: between chunks, in the command."""
     rows = results['rows']
-    width, height, left, top, gap = 800, 190, 62, 50, 62
+    width, height, left, top, gap = 800, 170, 52, 66, 62
     parts: list[Html] = [
         tag('style', STYLE),
         tag('rect', width='100%', height='100%', fill='#ffffff'),
         tag('circle', cx=left, cy=20, r=4, class_='chunks'),
         tag('text', 'between the chunks', x=left + 9, y=24),
         tag('circle', cx=left + 150, cy=20, r=4, class_='command'),
-        tag('text', f'in the command (at {SMALLEST:g}: less)', x=left + 159, y=24),
+        tag('text', 'in the command', x=left + 159, y=24),
     ]
     for index, kind in enumerate(KINDS):
-        found = [
-            max(row[of][kind]['largest'], SMALLEST)
-            for row in rows for of in ('between_chunks', 'in_the_command')
-            if np.isfinite(row[of][kind]['largest'])
-        ]
-        scale = chart.logarithmic(found)
+        most = max(
+            row[of][kind]['largest'] for row in rows for of in ('between_chunks', 'in_the_command')
+        )
+        scale = chart.linear(0.0, 1.05 * most)
         marks: list[Html] = [
             part for value, words in scale.ticks for part in (
                 chart.line(0, scale.place(value), 100, scale.place(value), 'grid'),
@@ -352,16 +353,10 @@ def drawn(results: dict[str, Any]) -> Html:
             ends = []
             for of, class_ in (('between_chunks', 'chunks'), ('in_the_command', 'command')):
                 largest = row[of][kind]['largest']
-                if np.isfinite(largest):
-                    y = scale.place(max(largest, SMALLEST))
-                    ends.append(y)
-                    marks.append(chart.dot(
-                        x, y, class_,
-                        f'{row["schedule"]}, {row["latency_ms"]} ms: {largest:.3g} {UNITS[kind]}',
-                        4,
-                    ))
-            if len(ends) == 2:
-                marks.insert(0, chart.line(x, ends[0], x, ends[1], 'stem'))
+                ends.append(scale.place(largest))
+                words = f'{row["schedule"]}, {row["latency_ms"]} ms: {largest:.3g} {UNITS[kind]}'
+                marks.append(chart.dot(x, ends[-1], class_, words, 4))
+            marks.insert(0, chart.line(x, ends[0], x, ends[1], 'stem'))
             marks.append(chart.label(x, 0, row['schedule'], 'tick-x', dy=15))
             if index == len(KINDS) - 1 and place % 4 == 1:
                 marks.append(
@@ -372,10 +367,32 @@ def drawn(results: dict[str, Any]) -> Html:
                          class_='title'))
         parts.append(tag('svg', chart.line(0, 0, 100, 0, 'axis'), marks, x=left, y=y_box,
                          width=width - left - 20, height=height, overflow='visible'))
-    total = top + len(KINDS) * (height + gap)
+    total = top + len(KINDS) * (height + gap) - 20
     return tag('svg', parts, xmlns='http://www.w3.org/2000/svg', viewBox=f'0 0 {width} {total}',
                width=width, height=total, role='img',
                aria_label='Largest steps at the seams between chunks')
+
+
+def table(results: dict[str, Any]) -> str:
+    """The rows as docs/control.md has them."""
+    lines = [
+        '| latency | schedule | chunks: rad | rad/s | rad/s² | command: rad | rad/s | rad/s² '
+        '| largest acceleration | standing | success | seconds |',
+        '|---|---|---|---|---|---|---|---|---|---|---|---|',
+    ]
+    for row in results['rows']:
+        steps = [
+            ('0' if row[of][kind]['largest'] < 1e-5 else f'{row[of][kind]["largest"]:.3g}')
+            for of in ('between_chunks', 'in_the_command') for kind in KINDS
+        ]
+        seconds = row['seconds_to_success']
+        lines.append(
+            f'| {row["latency_ms"]} ms | {row["schedule"]} | {" | ".join(steps)} '
+            f'| {row["largest_acceleration"]:.1f} | {100 * row["standing"]:.0f} % '
+            f'| {row["successes"]} of {len(row["episodes"])} '
+            f'| {"-" if seconds is None else f"{seconds:.2f}"} |'
+        )
+    return '\n'.join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -397,8 +414,9 @@ def main(argv: list[str] | None = None) -> int:
     if not args.drawn_only:
         results = measure(args)
         args.out.write_text(json.dumps(results, indent=1, allow_nan=False) + '\n', encoding='utf-8')
+    results = json.loads(args.out.read_text(encoding='utf-8'))
+    sys.stdout.write(table(results) + '\n')
     if args.plot is not None:
-        results = json.loads(args.out.read_text(encoding='utf-8'))
         args.plot.write_text(drawn(results) + '\n', encoding='utf-8')
     return 0
 

@@ -235,6 +235,7 @@ short = settings(max_examples=8, deadline=None)
 @modes
 @short
 @given(seed=st.integers(0, 2**31), late=latencies, roughness=st.floats(0.0, 0.8))
+@example(seed=0, late=[121], roughness=0.0)  # a chunk comes just before a point of the old motion
 def test_the_command_is_continuous_and_keeps_the_limits_however_late_chunks_come(
     mode, seed, late, roughness
 ):
