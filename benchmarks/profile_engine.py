@@ -76,7 +76,7 @@ def main() -> int:
     noise = torch.randn((1, *network.noise_shape), device=device)
     running = SYSTEMS['engine'].start(network, workload, inputs, noise)
     found: dict[str, Any] = {
-        'command': ' '.join(sys.argv), **describe(device), 'workload': vars(args) | {'out': None},
+        'command': 'python benchmarks/profile_engine.py', **describe(device), 'workload': vars(args) | {'out': None},
         'parts': {},
     }  # fmt: skip
     warm(running.run, device, 1.0)

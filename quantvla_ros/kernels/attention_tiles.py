@@ -19,7 +19,7 @@ _JOIN_COST = 70_000
 
 
 # Rows and keys of a block, most splits, warps: the best of those tried on an H100.
-_TOGETHER = (64, 64, 14, 4)
+_TOGETHER = (64, 64, 7, 4)
 
 
 @dataclass(frozen=True)
