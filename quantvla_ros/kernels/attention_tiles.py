@@ -122,7 +122,8 @@ def _together(
     None: that needs more multiprocessors, or there is little to split.
     """
     height, block, splits, warps = _TOGETHER
-    splits = min(splits, -(-keys // block))
+    blocks = -(-keys // block)
+    splits = -(-blocks // -(-blocks // splits))  # none of them empty
     tile = _deepest(AttentionTile(height, block, splits, warps, 3, True), width, element, shared)
     programs = -(-rows // height) * groups * splits
     if tile is None or splits < 4 or width < 128 or not processors // 3 < programs <= processors:
