@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from quantvla_ros.control.rtc import Guidance, soft_mask
 from quantvla_ros.engine.policy import Policy, load_policy
@@ -61,5 +62,38 @@ def test_a_runner_that_cannot_be_guided_is_named_before_anything_moves(policy):
         runner, policy.processor, policy.info, Running('graph', 'cuda'), policy.device
     )
     with pytest.raises(BackendError, match='engine graph; choose engine plain, or schedule async'):
-        other.check_guided()
-    policy.check_guided()
+        other.prepare_guided()
+    policy.prepare_guided()
+
+
+def test_an_engines_graphs_are_guided_as_the_plain_network_is(policy, observation):
+    """On a CPU the same operations, by their definitions; nothing but two buffers changes."""
+    engine = load_policy(ASSETS / 'tabletop_w8a8', engine='graph', lengths=[48])
+    engine.prepare_guided()
+    alone = policy.infer(observation, seed=1)
+    asked = Guidance(alone + 0.05, soft_mask(len(alone), frozen=4, overlap=8))
+    # Integers round where they will: as far apart as without guidance.
+    apart = np.abs(engine.infer(observation, seed=1) - alone).max()
+    guided = engine.infer(observation, seed=1, guidance=asked)
+    expected = policy.infer(observation, seed=1, guidance=asked)
+    assert np.abs(guided - expected).max() <= 2.0 * apart + 1e-3
+    np.testing.assert_allclose(guided[:4], asked.actions[:4], atol=1e-5)
+    nothing = Guidance(alone, np.zeros(len(alone)))
+    np.testing.assert_allclose(
+        engine.infer(observation, seed=1, guidance=nothing), engine.infer(observation, seed=1),
+        atol=1e-4,
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs an NVIDIA GPU')
+def test_a_captured_graph_takes_the_guides_of_later_chunks(policy, observation):
+    engine = load_policy(ASSETS / 'tabletop_w8a8', device='cuda', engine='graph', lengths=[48])
+    engine.prepare_guided()
+    alone = engine.infer(observation, seed=1)
+    for offset in (0.05, -0.05):
+        asked = Guidance(alone + offset, soft_mask(len(alone), frozen=4, overlap=8))
+        guided = engine.infer(observation, seed=1, guidance=asked)
+        np.testing.assert_allclose(guided[:4], asked.actions[:4], atol=1e-4)
+        again = engine.infer(observation, seed=1, guidance=asked)
+        np.testing.assert_array_equal(again, guided)
+    np.testing.assert_array_equal(engine.infer(observation, seed=1), alone)

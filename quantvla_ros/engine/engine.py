@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from quantvla_ros.engine.engines import EngineKind, Forward
 from quantvla_ros.engine.graph import Captured, Graphs, Shape
+from quantvla_ros.engine.guided import GuidedGraphs
 from quantvla_ros.engine.runners import draw_noise
 from quantvla_ros.errors import BackendError, ObservationError
 from quantvla_ros.models.network import Network
@@ -82,6 +83,7 @@ class Engine:
         self.shapes = self._graphs.shapes
         self.views = tuple(sorted({shape.views for shape in self.shapes}))
         self._longest = max(shape.prompt for shape in self.shapes)
+        self._guided: GuidedGraphs | None = None
 
     @property
     def prepared(self) -> str:
@@ -108,6 +110,30 @@ class Engine:
         with self._on_stream():
             forward, captured = self._load(observation, seed)
             captured()
+            return forward.result()[None]
+
+    def prepare_guided(self) -> None:
+        """As `Guided`: one more graph for every shape."""
+        packed = self._packed
+        with self._on_stream():
+            self._guided = GuidedGraphs(
+                self._graphs.forwards(), steps=packed.steps, direction=packed.kind.direction,
+                noise_shape=packed.noise_shape, device=packed.device,
+            )
+        if packed.device.type == 'cuda':
+            torch.cuda.synchronize(packed.device)
+
+    @torch.no_grad()
+    def act_guided(
+        self, observation: Observation, seed: int | None, previous: Tensor, weights: Tensor
+    ) -> Tensor:
+        """As `Guided`; on the host."""
+        if self._guided is None:
+            raise BackendError('engine: expected prepare_guided before the first guided chunk')
+        with self._on_stream():
+            forward, _ = self._load(observation, seed)
+            self._guided.guide.set(previous, weights)
+            self._guided.of(forward)()
             return forward.result()[None]
 
     def act_many(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Tensor]:

@@ -98,6 +98,10 @@ class Graphs(Generic[_Forward]):
             forward = make(shape)
             self._made[shape] = (forward, Captured(forward.run, device, pool))
 
+    def forwards(self) -> list[tuple[Shape, _Forward]]:
+        """All of them, in the order of their making: the largest first."""
+        return [(shape, forward) for shape, (forward, _) in self._made.items()]
+
     def fitting(self, views: int, prompt: int) -> tuple[_Forward, Captured]:
         """The smallest that takes so many pictures and tokens.
 

@@ -39,7 +39,6 @@ from quantvla_ros.engine.tuning import tiles_in_use
 from quantvla_ros.engine.ways import AUTO, Way, device_named, unavailable, ways, without_device
 from quantvla_ros.errors import BackendError, ObservationError
 from quantvla_ros.models.architecture import Processor
-from quantvla_ros.models.guidance import Guide
 from quantvla_ros.observation.types import Observation
 
 __all__ = ['PRECISIONS', 'Policy', 'PolicyInfo', 'check_device', 'load_policy', 'stored_bytes']
@@ -72,7 +71,7 @@ class Policy:
     ) -> None:
         self.runner, self.processor, self.info = runner, processor, info
         self.running, self.device = running, device
-        self._guide: Guide | None = None
+        self._is_guided = False
 
     @torch.no_grad()
     def infer(
@@ -88,7 +87,7 @@ class Policy:
             observation: pictures by slot, state in the policy's order and units, the command.
             seed: of the flow's initial noise. The same seed and observation give the same chunk;
                 None draws a fresh one.
-            guidance: what the chunk is to begin like; only where `check_guided` passes.
+            guidance: what the chunk is to begin like; best after `prepare_guided`.
         Returns:
             [chunk, action] float32 in the robot's units; row i is meant for one control period
             times (i + 1) after the observation. May hold NaN if the network does: the caller's
@@ -103,8 +102,8 @@ class Policy:
             raw = self._guided(observation, seed, guidance)
         return self.processor.actions(raw, observation.state)
 
-    def check_guided(self) -> None:
-        """Make sure that chunks can be drawn to older ones.
+    def prepare_guided(self) -> None:
+        """Make sure that chunks can be drawn to older ones, before the first one is.
 
         Raises:
             BackendError: what runs the network cannot.
@@ -114,21 +113,23 @@ class Policy:
                 f'schedule rtc: expected a policy whose flow can be guided, found one that runs on '
                 f'the engine {self.running.engine}; choose engine plain, or schedule async'
             )
+        self.runner.prepare_guided()
+        self._is_guided = True
 
     def _guided(
         self, observation: Observation, seed: int | None, guidance: Guidance
     ) -> torch.Tensor:
-        self.check_guided()
+        if not self._is_guided:
+            self.prepare_guided()
         assert isinstance(self.runner, Guided)
-        if self._guide is None:
-            self._guide = Guide(self.runner.noise_shape, self.device)
         # Relative to the state of the new observation, as its own actions will be.
         previous = self.processor.normalized(guidance.actions, observation.state)
         # What has no range in the data has no scale: rounding would become a huge number.
         weights = np.where(np.abs(previous) < _LARGE, guidance.weights[:, np.newaxis], 0.0)
-        self._guide.set(torch.from_numpy(np.clip(previous, -_LARGE, _LARGE)),
-                        torch.from_numpy(weights.astype(np.float32)))
-        return self.runner.act_guided(observation, seed, self._guide)
+        return self.runner.act_guided(
+            observation, seed, torch.from_numpy(np.clip(previous, -_LARGE, _LARGE)),
+            torch.from_numpy(weights.astype(np.float32)),
+        )
 
     @torch.no_grad()
     def infer_many(

@@ -58,8 +58,18 @@ class Runner(Protocol):
 class Guided(Protocol):
     """A runner whose chunks can be drawn to an older one."""
 
-    def act_guided(self, observation: Observation, seed: int | None, guide: Guide) -> Tensor:
-        """As `Runner.act`, and so drawn; the guide's buffers are on the runner's device."""
+    def prepare_guided(self) -> None:
+        """Make whatever a guided inference needs that another does not."""
+        ...
+
+    def act_guided(
+        self, observation: Observation, seed: int | None, previous: Tensor, weights: Tensor
+    ) -> Tensor:
+        """As `Runner.act`, drawn to an older chunk; see `models.guidance.Guide.set`.
+
+        Args:
+            previous, weights: [chunk, robot's action] float32 on the host.
+        """
         ...
 
 
@@ -75,8 +85,15 @@ class Plain:
         """As `Runner`."""
         return self._act(observation, seed, None)
 
-    def act_guided(self, observation: Observation, seed: int | None, guide: Guide) -> Tensor:
+    def prepare_guided(self) -> None:
+        """As `Guided`: there is nothing to make."""
+
+    def act_guided(
+        self, observation: Observation, seed: int | None, previous: Tensor, weights: Tensor
+    ) -> Tensor:
         """As `Guided`."""
+        guide = Guide(self.noise_shape, self._device)
+        guide.set(previous, weights)
         return self._act(observation, seed, guide)
 
     def _act(self, observation: Observation, seed: int | None, guide: Guide | None) -> Tensor:

@@ -184,7 +184,7 @@ class PolicyNode(LifecycleNode):
             mode = Mode.named(str(given['schedule']))
             contract, policy = load(settings, self._load_policy)
             if mode is Mode.RTC:
-                policy.check_guided()
+                policy.prepare_guided()
             inference = InferenceThread(policy, self.get_logger(), self.crashed)
             inference.warm_up()
             self._loaded = self._wire(contract, policy, inference, _scheduling(given))
