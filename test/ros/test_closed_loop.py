@@ -28,11 +28,12 @@ def operator():
     signals.restore()
 
 
-def test_two_commands_in_one_scene_are_done_and_the_simulator_says_so(operator, start):
+@pytest.mark.parametrize('schedule', ['async', 'sync', 'ensemble', 'rtc'])
+def test_two_commands_in_one_scene_are_done_and_the_simulator_says_so(operator, start, schedule):
     arm = start('-m', 'quantvla_ros', 'tabletop', '--ros-args', '-p', f'seed:={SEED}')
     node = start(
         '-m', 'quantvla_ros', 'policy', '--ros-args', '-p', f'policy:={CHECKPOINT}',
-        '-p', f'contract:={CONTRACT}',
+        '-p', f'contract:={CONTRACT}', '-p', f'schedule:={schedule}',
     )
     assert operator.transition(CONFIGURE), node.output
     assert operator.transition(ACTIVATE)
