@@ -27,11 +27,11 @@ from quantvla_ros.control.schedule import Schedule
 from quantvla_ros.control.smoothing import State, state_of
 from quantvla_ros.control.splice import (
     BRAKING,
-    SUBSTEPS,
     Motion,
     Path,
     accelerations,
     braked,
+    spacing,
     splice,
     standing,
     state_at,
@@ -283,7 +283,7 @@ class Handover:
         """From the present motion onto a path, its jerk bounded where a limit says so."""
         limits, names = self._contract.limits, self._contract.action.names
         bound = bounds(limits, names)
-        step = path.period / SUBSTEPS
+        step = spacing(path.period)
         count = smoothing.steps(
             smoothing.window(limits, names, accelerations(bound)), step
         )

@@ -19,6 +19,7 @@ not, and is the guard's to judge. Knows arrays and times; knows nothing of chunk
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +27,8 @@ import numpy as np
 from quantvla_ros.control.limits import Bounds
 from quantvla_ros.control.trajectory import Trajectory
 
-# Points per row of a chunk.
-SUBSTEPS = 4
+# s between two points, at most; two for each row of a chunk at least, eight at most.
+_SPACING = 0.0125
 # Points of a stop.
 BRAKING = 20
 # The spring's frequency times the period between rows: an offset dies out within four rows or so.
@@ -121,6 +122,11 @@ class Path:
         return positions, np.where(inside[:, np.newaxis], velocities, 0.0)
 
 
+def spacing(period: float) -> float:
+    """Seconds between the points of a motion whose chunk has rows `period` s apart."""
+    return period / min(max(math.ceil(period / _SPACING - 1e-9), 2), 8)
+
+
 def accelerations(bounds: Bounds) -> np.ndarray:
     """[joints] accelerations that a splice keeps to, rad/s^2 or m/s^2."""
     given = bounds.acceleration
@@ -169,7 +175,7 @@ def splice(
     Returns:
         The first point is the start itself.
     """
-    step = path.period / SUBSTEPS
+    step = spacing(path.period)
     acceleration = accelerations(bounds)
     way = _slow_way(path, gone, acceleration)
     even = path.length - way - gone  # s, at full pace
@@ -249,7 +255,9 @@ class _Follower:
         self.positions, self.velocities = [position], [velocity]
         self.step = step
         self._bounds, self._frequency = bounds, frequency
-        self._acceleration, self._reach = acceleration, acceleration * step
+        self._reach, self._margin, self._double = (
+            acceleration * step, 1.5 * acceleration * step, 2.0 * acceleration
+        )
         # Farther off the path it is not pulled harder: it comes at an even speed.
         self._pull = _SHARE * acceleration / frequency**2
         self._decay = float(np.exp(-frequency * step))
@@ -262,7 +270,7 @@ class _Follower:
     def towards(self, path: np.ndarray, speed: np.ndarray, next_speed: np.ndarray) -> None:
         """One step, the path being here and this fast now, and that fast after it."""
         # The spring's exact answer after one step, of the offset and of how it changes now.
-        offset = np.clip(path - self.positions[-1], -self._pull, self._pull)
+        offset = _within(path - self.positions[-1], -self._pull, self._pull)
         closing = speed - self.velocities[-1]
         slope = closing + self._frequency * offset
         relative = (closing - self._frequency * slope * self.step) * self._decay
@@ -271,7 +279,7 @@ class _Follower:
     def brake(self) -> None:
         """One step nearer to rest, as fast as is allowed."""
         v = self.velocities[-1]
-        self._go(np.clip(0.0, v - self._reach, v + self._reach))
+        self._go(_within(np.zeros_like(v), v - self._reach, v + self._reach))
 
     def _take(self, wanted: np.ndarray) -> None:
         """Take a speed as far as the limits let it, and go."""
@@ -279,8 +287,8 @@ class _Follower:
         highest = np.minimum(bounds.velocity, self._stoppable(bounds.upper - p, v))
         lowest = np.maximum(-bounds.velocity, -self._stoppable(p - bounds.lower, -v))
         # Acceleration last: where limits contradict each other, brake as hard as is allowed.
-        speed = np.clip(wanted, lowest, highest)
-        self._go(np.clip(speed, v - self._reach, v + self._reach))
+        speed = _within(wanted, lowest, highest)
+        self._go(_within(speed, v - self._reach, v + self._reach))
 
     def _go(self, speed: np.ndarray) -> None:
         way = (self.velocities[-1] + speed) * (self.step / 2.0)
@@ -293,9 +301,13 @@ class _Follower:
         Way of this step and of braking after it, a step at a time, and a step's to spare, since
         the next splice may begin within one: (v + w) dt / 2 + w^2 / 2a + w dt <= room.
         """
-        a, dt = self._acceleration, self.step
-        left = np.maximum(room - speed * dt / 2.0, 0.0)
-        return -1.5 * a * dt + np.sqrt((1.5 * a * dt) ** 2 + 2.0 * a * left)
+        left = np.maximum(room - speed * (self.step / 2.0), 0.0)
+        return np.sqrt(self._margin**2 + self._double * left) - self._margin
+
+
+def _within(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """As np.clip, several times as fast for a handful of numbers."""
+    return np.minimum(np.maximum(values, low), high)
 
 
 def _slow_way(path: Path, gone: float, acceleration: np.ndarray) -> float:
