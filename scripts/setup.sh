@@ -222,7 +222,7 @@ build=$({
   # What is below this package; the package itself is there as well once env.sh was sourced.
   printf %s "${AMENT_PREFIX_PATH:-}" | tr ':' '\n' | grep -vF "$root/install/" || true
   cd "$root"
-  cat CMakeLists.txt package.xml msg/*.msg scripts/write_launchers.py quantvla_ros/cli/main.py
+  cat CMakeLists.txt package.xml action/*.action msg/*.msg scripts/write_launchers.py quantvla_ros/cli/main.py
   find quantvla_ros launch config -type f -not -name '*.pyc' | LC_ALL=C sort
   find assets -type f -printf '%p %s %T@\n' | LC_ALL=C sort  # copied, not linked
 } | digest)
