@@ -18,8 +18,6 @@ from quantvla_ros.kernels import fused
 from quantvla_ros.kernels.fused_types import Norm, Quantized, Weight, rows_of
 from quantvla_ros.models.layers import RMSNorm
 
-LoadedNorm = Norm  # as `load_norm` gives it: `rows` and `out` are the reader's
-
 # What is added to the weight, and whether the mean is taken away.
 _KINDS = {nn.LayerNorm: (0.0, True), nn.RMSNorm: (0.0, False), RMSNorm: (1.0, False)}
 
