@@ -60,6 +60,10 @@ action:
   parts: [{kind: twist}]
 limits:
   vx: {velocity: 0.3, acceleration: 1.0, jerk: 20.0}
+  vy: {velocity: 0.3}
+  vz: {velocity: 0.3}
+  wx: {velocity: 1.0}
+  wy: {velocity: 1.0}
   wz: {velocity: 1.0}
 output: {kind: servo_twist, servo: servo_node, rate: 100.0}
 """
@@ -133,6 +137,7 @@ def test_servo_takes_joints_with_the_gripper_apart_and_twists_with_a_workspace()
      ['servo_twist', "'trajectory'"]),
     (TWIST, 'upper: [0.7, 0.4, 0.6]', 'upper: [0.7, -0.4, 0.6]', ['workspace.upper', 'in y']),
     (TWIST, 'upper: [0.7, 0.4, 0.6]', 'upper: [0.7, 0.4]', ['three numbers']),
+    (TWIST, '  wy: {velocity: 1.0}\n', '', ['limits.wy', 'every axis']),
     (TWIST, ', pose_topic: tool_pose', '', ["the key 'pose_topic'"]),
     (TWIST, 'vx: {velocity: 0.3', 'vx: {lower: 0.0, velocity: 0.3', ["unknown key 'lower'"]),
 ])

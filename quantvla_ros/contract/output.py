@@ -74,7 +74,7 @@ def read_output(
         if gripper.joint in (other.joint for other in grippers):
             entry.fail('each gripper once', f'{gripper.joint!r} a second time', 'remove one')
         grippers.append(gripper)
-    _check_all_reach(place, kind, action, {gripper.joint for gripper in grippers})
+    _check_all_reach(place, kind, action, limits, {gripper.joint for gripper in grippers})
     numbers = {
         name: fields[name].between(0.0, 10.0, unit)
         for name, unit in (
@@ -127,11 +127,23 @@ def _gripper(
 
 
 def _check_all_reach(
-    place: Place, kind: OutputKind, action: ActionSpace, apart: set[str]
+    place: Place,
+    kind: OutputKind,
+    action: ActionSpace,
+    limits: Mapping[str, JointLimit],
+    apart: set[str],
 ) -> None:
     """Servo moves an arm; whatever else the policy commands needs a way of its own."""
     if kind in (OutputKind.TRAJECTORY, OutputKind.FOLLOW):
         return
+    if kind is OutputKind.TWIST:
+        for axis in (name for part in action.parts if part.kind is ActionKind.TWIST
+                     for name in part.names):
+            if axis not in limits:
+                place.fail(
+                    f'a limit for every axis of the twist, limits.{axis} too', 'none',
+                    f'add limits.{axis}: {{velocity: ...}}',
+                )
     for part in action.parts:
         if part.kind is ActionKind.GRIPPER and part.names[0] not in apart:
             place.fail(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantvla_ros.contract.types import ActionKind, ActionPart, ActionSpace, JointLimit
+from quantvla_ros.control.twist import displacements
 from quantvla_ros.errors import ContractError
 
 # The controller's cubic from rest to rest peaks at 3/2 of its mean speed: a gripper that moves at
@@ -27,6 +28,7 @@ class _Arm:
     measured: np.ndarray  # [names] positions, rad or m
     over: int  # rows whose time has passed
     reach: np.ndarray  # [names] way that each joint can go in one control period, rad or m
+    period: float  # s
 
 
 _Convert = Callable[[ActionPart, np.ndarray, _Arm], np.ndarray]  # numbers [steps, names] -> same
@@ -39,6 +41,11 @@ def _position(part: ActionPart, numbers: np.ndarray, arm: _Arm) -> np.ndarray:
 def _delta(part: ActionPart, numbers: np.ndarray, arm: _Arm) -> np.ndarray:
     """Every row is an offset from the one measurement the chunk was computed from."""
     return arm.measured + numbers
+
+
+def _twist(part: ActionPart, numbers: np.ndarray, arm: _Arm) -> np.ndarray:
+    """Speeds become displacements from where the end effector is said to be."""
+    return arm.measured + displacements(numbers, arm.period)
 
 
 def _gripper(part: ActionPart, numbers: np.ndarray, arm: _Arm) -> np.ndarray:
@@ -69,22 +76,26 @@ _CONVERT: dict[ActionKind, _Convert] = {
     ActionKind.JOINT_POSITION: _position,
     ActionKind.JOINT_DELTA: _delta,
     ActionKind.GRIPPER: _gripper,
+    ActionKind.TWIST: _twist,
 }
 
 
-def check_supported(action: ActionSpace) -> None:
-    """Refuse, by name, an action space that cannot become joint positions.
+def check_supported(action: ActionSpace, *, twists: bool = False) -> None:
+    """Refuse, by name, an action space that cannot become positions.
 
+    Args:
+        action: of the contract.
+        twists: whether end-effector twists can be commanded, as by MoveIt Servo.
     Raises:
         ContractError: a part is an end-effector twist, or a gripper lacks its ranges.
     """
     for index, part in enumerate(action.parts):
         where = f'action.parts[{index}] ({part.kind.value}: {", ".join(part.names)})'
-        if part.kind not in _CONVERT:
-            kinds = ', '.join(kind.value for kind in _CONVERT)
+        if part.kind is ActionKind.TWIST and not twists:
+            kinds = ', '.join(kind.value for kind in _CONVERT if kind is not ActionKind.TWIST)
             raise ContractError(
-                f'{where}: expected one of {kinds}, found {part.kind.value}, which this version '
-                'cannot command; describe the action in joint space'
+                f'{where}: expected one of {kinds}, found {part.kind.value}, which only MoveIt '
+                'Servo takes; give output.kind: servo_twist, or describe the action in joint space'
             )
         if part.kind is ActionKind.GRIPPER:
             ranges = (part.model_range, part.joint_range)
@@ -99,6 +110,13 @@ def gripper_columns(action: ActionSpace) -> np.ndarray:
     """[actions] bool: which of `action.names` are grippers."""
     return np.array(
         [part.kind is ActionKind.GRIPPER for part in action.parts for _ in part.names], dtype=bool
+    )
+
+
+def twist_columns(action: ActionSpace) -> np.ndarray:
+    """[actions] bool: which of `action.names` are axes of a twist."""
+    return np.array(
+        [part.kind is ActionKind.TWIST for part in action.parts for _ in part.names], dtype=bool
     )
 
 
@@ -146,7 +164,7 @@ def joint_positions(
     start = 0
     for part in action.parts:
         mine = slice(start, start + len(part.names))
-        arm = _Arm(measured[mine], over, reach[mine])
+        arm = _Arm(measured[mine], over, reach[mine], period)
         columns.append(_CONVERT[part.kind](part, numbers[:, mine], arm))
         start = mine.stop
     return np.concatenate(columns, axis=1)

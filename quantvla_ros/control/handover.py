@@ -10,13 +10,19 @@ chunk that fails.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.control import guard, rtc, smoothing
-from quantvla_ros.control.actions import gripper_columns, joint_positions, offset_columns
+from quantvla_ros.control.actions import (
+    gripper_columns,
+    joint_positions,
+    offset_columns,
+    twist_columns,
+)
 from quantvla_ros.control.chunk import Chunk
 from quantvla_ros.control.ensemble import Ensemble, Numbers
 from quantvla_ros.control.guard import Reason, Verdict
@@ -37,6 +43,7 @@ from quantvla_ros.control.splice import (
     state_at,
 )
 from quantvla_ros.control.trajectory import Trajectory, hold, stop_time
+from quantvla_ros.control.twist import check_workspace, gone_by
 
 # s between publishing a trajectory and its first point: what a message takes to arrive, and a
 # controller's cycle.
@@ -79,6 +86,11 @@ class _Command:
     known: bool
 
 
+def _unknown() -> np.ndarray:
+    """Nobody says where the end effector is."""
+    return np.full(3, np.nan)
+
+
 class Handover:
     """See the module.
 
@@ -88,6 +100,7 @@ class Handover:
 
     Attributes:
         motion: what has been commanded since the last `forget`, None before anything has.
+        end_effector: [3] where it is now, m, NaN where that is not known; for a workspace.
     """
 
     def __init__(self, contract: Contract, schedule: Schedule) -> None:
@@ -97,6 +110,13 @@ class Handover:
         self._ensemble = _ensemble(schedule)
         self._grippers = gripper_columns(contract.action)
         self._offsets = offset_columns(contract.action)
+        self._twists = twist_columns(contract.action)
+        self.end_effector: Callable[[], np.ndarray] = _unknown
+
+    def commanded(self, instant: int) -> State | None:
+        """Where the arm is told to be at `instant` ns; None where nothing has been commanded."""
+        motion = self.motion
+        return None if motion is None else state_of(motion.points, instant)
 
     def use(self, contract: Contract) -> None:
         """The same contract with other limits, from the next chunk on."""
@@ -203,11 +223,19 @@ class Handover:
         consumed = int(gone / contract.control_period)
         # Fingers that hold something never get to where they are told to be.
         start = np.where(self._grippers, command.state.position, observed)
+        if self._twists.any() and raw.ndim == 2 and raw.shape[1] == len(start):
+            # Of a twist only its speeds mean something: it leads on from where the command is.
+            led = gone_by(raw[:, self._twists], contract.control_period, gone)
+            start[self._twists] = command.state.position[self._twists] - led
         chunk = self._chunk(raw, stamp, start, command, consumed)
         verdict = guard.check(
             chunk, contract.limits, start, action.start_tolerance, lead=math.inf,
             stretch=contract.safety.stretch,
         )
+        if verdict.ok and action.workspace is not None:
+            led = (chunk.positions - command.state.position)[consumed:, self._twists]
+            inside = check_workspace(led, self.end_effector(), action.workspace)
+            verdict = verdict if inside.ok else inside
         if not verdict.ok:
             return None, verdict
         offsets = np.where(self._offsets, observed, 0.0)

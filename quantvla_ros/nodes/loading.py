@@ -12,7 +12,7 @@ from typing import Any
 
 from quantvla_ros.contract.load import load_contract
 from quantvla_ros.contract.match import camera_counts, differences
-from quantvla_ros.contract.types import Contract
+from quantvla_ros.contract.types import Contract, OutputKind
 from quantvla_ros.control.actions import check_supported
 from quantvla_ros.control.limits import tightened
 from quantvla_ros.control.robot_description import moveit_limits, urdf_limits
@@ -57,7 +57,9 @@ def load(settings: Settings, load_policy: Loader | None = None) -> tuple[Contrac
                 f'-p {name}:=PATH or in the parameter file'
             )
     contract = narrowed_contract(load_contract(settings.contract), settings)
-    check_supported(contract.action)
+    check_supported(
+        contract.action, twists=contract.output.kind is OutputKind.TWIST
+    )
     if load_policy is None:
         load_policy = _engine(settings)
     policy = load_policy(

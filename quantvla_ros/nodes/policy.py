@@ -26,10 +26,12 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter as RosParameter
 
 from quantvla_ros.contract.types import Contract
+from quantvla_ros.control.actions import twist_columns
 from quantvla_ros.control.limits import narrowed
 from quantvla_ros.control.measured import MeasuredJoints
 from quantvla_ros.control.modes import Mode, Scheduling
 from quantvla_ros.control.schedule import Schedule
+from quantvla_ros.control.told import ToldJoints
 from quantvla_ros.errors import QuantVLAError
 from quantvla_ros.msg import PolicyStatus
 from quantvla_ros.nodes import diagnostics
@@ -288,6 +290,10 @@ class PolicyNode(LifecycleNode):
         info = policy.info
         buffer = ObservationBuffer(contract)
         joints = MeasuredJoints(contract.action.names)
+        if (twists := twist_columns(contract.action)).any():
+            joints = ToldJoints(
+                contract.action.names, twists, lambda stamp: supervisor.commanded(stamp)
+            )
         schedule = Schedule(
             contract.control_period, info.execute_steps, info.chunk_size, scheduling
         )

@@ -57,6 +57,12 @@ limits:
   a: {{lower: -1.0, upper: 1.0, velocity: 2.0}}
   b: {{lower: -1.0, upper: 1.0, velocity: 2.0}}
   finger: {{lower: 0.0, upper: 0.05, velocity: 0.2, unit: m}}
+  vx: {{velocity: 0.3}}
+  vy: {{velocity: 0.3}}
+  vz: {{velocity: 0.3}}
+  wx: {{velocity: 1.0}}
+  wy: {{velocity: 1.0}}
+  wz: {{velocity: 1.0}}
 output: {output}
 """
 ARM = '[{kind: joint_position, names: [a, b], unit: rad}]'
