@@ -417,4 +417,10 @@ def _names(place: Place, what: str) -> tuple[str, ...]:
 def _freshness(place: Place) -> Freshness:
     names = [field.name for field in dataclasses.fields(Freshness)]
     fields = place.fields((), names)
-    return Freshness(**{name: entry.between(0.0, 10.0, 's') for name, entry in fields.items()})
+    never = 'frozen' in fields and fields['frozen'].is_null
+    limits = {
+        name: entry.between(0.0, 10.0, 'rad or m' if name == 'moved' else 's')
+        for name, entry in fields.items() if not (never and name == 'frozen')
+    }
+    freshness = Freshness(**limits)
+    return dataclasses.replace(freshness, frozen=None) if never else freshness

@@ -130,6 +130,8 @@ class Freshness:
     joint_states: float = 0.15
     state: float = 0.25
     skew: float = 0.1
+    frozen: float | None = 0.5  # for which a camera may send the same bytes while the arm moves
+    moved: float = 0.05  # rad or m; a joint that is farther off than this has moved
 
 
 class OutputKind(Enum):

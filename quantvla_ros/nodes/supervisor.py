@@ -18,7 +18,6 @@ import numpy as np
 
 from quantvla_ros.contract.load import LANGUAGE_STREAM
 from quantvla_ros.contract.types import Contract, JointLimit
-from quantvla_ros.control.actions import twist_columns
 from quantvla_ros.control.chunk import Chunk
 from quantvla_ros.control.guard import Verdict
 from quantvla_ros.control.handover import Handover
@@ -27,7 +26,6 @@ from quantvla_ros.control.measured import MeasuredJoints
 from quantvla_ros.control.permission import Others, Permission
 from quantvla_ros.control.rtc import Guidance
 from quantvla_ros.control.schedule import Schedule
-from quantvla_ros.control.smoothing import State as CommandState
 from quantvla_ros.control.trajectory import Trajectory
 from quantvla_ros.nodes.states import Cause, Counts, State, Status
 from quantvla_ros.observation.buffer import ObservationBuffer
@@ -35,6 +33,8 @@ from quantvla_ros.observation.types import Observation, Reason, Refusal
 
 # ns by which the clock must go back to count as a jump: a bag starts again, a simulator is reset.
 _JUMP = 1_000_000_000
+# After these the inputs must have been healthy for a while.
+_RECOVERED_FROM = (Cause.INPUTS, Cause.RECOVERING, Cause.WATCHDOG, Cause.CLOCK_JUMP)
 
 
 @dataclass(frozen=True)
@@ -141,16 +141,12 @@ class Supervisor:
         self._healthy_since: int | None = None
         self._last_now = 0
         self._hold_owed = self._chunk_runs = False
+        self._obstacle: tuple[str, str] | None = None
         self._age = 0.0
         self.counts = Counts()
         self._cameras = [camera for camera in contract.cameras if camera.required]
         names = contract.joint_states.joints
-        # Axes of a twist are in no joint state; the handover says where they are.
-        self._twists = twist_columns(contract.action)
-        self._state_columns = [
-            0 if told else names.index(name)
-            for name, told in zip(contract.action.names, self._twists, strict=True)
-        ]
+        self._state_columns = [names.index(name) for name in contract.action.names]
 
     @property
     def status(self) -> Status:
@@ -192,7 +188,7 @@ class Supervisor:
                 return
             now = self._clock()
             if now < self._last_now - _JUMP:
-                self._clock_went_back(now)
+                self._clock_jumped(now, f'back by {(self._last_now - now) * 1e-9:.1f} s')
             self._last_now = now
             if not self._permitted(now):
                 return
@@ -200,6 +196,8 @@ class Supervisor:
                 self._go_on(now)
             if self._hold_owed and self._joints.latest is not None:
                 self._hold(now)
+            if self._obstructed(now):
+                return
             refusal = self._buffer.check(now)
             if refusal is not None and Reason.CLOCK_SKEW in refusal.reasons:
                 # What came while this thread was off the processor is newer than `now`.
@@ -220,7 +218,7 @@ class Supervisor:
             camera = self._newest_camera()
             if not self._active or camera is None or not self._schedule.due(now, camera):
                 return None
-            if not self._permitted(now):
+            if not self._permitted(now) or self._obstructed(now):
                 return None
             observed = self._buffer.observe(now)
             if isinstance(observed, Refusal) and Reason.CLOCK_SKEW in observed.reasons:
@@ -291,13 +289,27 @@ class Supervisor:
             self.stop(Cause.INFERENCE_FAILED, State.FAULT)
             self._change(State.FAULT, Cause.INFERENCE_FAILED, message)
 
-    def commanded(self, instant: int) -> CommandState | None:
-        """Where the arm is told to be at `instant` ns; None where nothing has been commanded."""
-        return self._handover.commanded(instant)
+    def obstruct(self, sentence: str | None, kind: str = '') -> None:
+        """What forbids motion though the inputs are fit; None for nothing any more.
 
-    def watch_end_effector(self, place: Callable[[], np.ndarray]) -> None:
-        """What says where the end effector is, for a workspace: [3] m, NaN where unknown."""
-        self._handover.end_effector = place
+        Args:
+            sentence: for the status.
+            kind: the same without its numbers.
+        """
+        with self._lock:
+            before, self._obstacle = self._obstacle, None if sentence is None else (sentence, kind)
+            if self._obstacle is not None and before is None:
+                self.watch()  # before a chunk can come in between
+
+    def clock_jumped(self, seconds: float) -> None:
+        """The clock went forward at once: what was commanded has other times than it was meant for.
+
+        A step back is noticed by `watch` itself.
+        """
+        with self._lock:
+            if self._active or self._status.state is State.PAUSED:
+                self._last_now = self._clock()
+                self._clock_jumped(self._last_now, f'forward by {seconds:.1f} s')
 
     def emergency(self, pressed: bool) -> None:
         """What the emergency stop says: pressed holds the arm at once, and latches."""
@@ -367,6 +379,22 @@ class Supervisor:
         self._change(state, cause, denied.sentence, denied.kind)
         return False
 
+    def _obstructed(self, now: int) -> bool:
+        """Whether a watchdog forbids motion; what was commanded is ended then."""
+        waiting = self._status.state is State.WAITING
+        if self._obstacle is None:
+            if waiting and self._status.cause is Cause.WATCHDOG:
+                self._change(State.WAITING, Cause.FIRST_INPUTS)
+            return False
+        self._healthy_since = None
+        if not waiting:
+            self._generation += 1
+            self._hold_if_moving(now)
+            self._schedule.stopped()
+        state = State.WAITING if waiting else State.HOLDING
+        self._change(state, Cause.WATCHDOG, *self._obstacle)
+        return True
+
     def _go_on(self, now: int) -> None:
         """Begin anew: from where the arm is measured, with pictures that are made from now on."""
         self._handover.forget()
@@ -378,8 +406,7 @@ class Supervisor:
 
     def _joints_in(self, observation: Observation) -> np.ndarray:
         """[actions] the action's joints in an observation, rad or m."""
-        state = observation.state[self._state_columns].astype(np.float64)
-        return np.where(self._twists, 0.0, state)
+        return observation.state[self._state_columns].astype(np.float64)
 
     def _drop(self, verdict: Verdict, now: int) -> None:
         assert verdict.reason is not None
@@ -406,15 +433,14 @@ class Supervisor:
 
     def _healthy(self, now: int) -> bool:
         """Whether the inputs, of which an observation was made, have been fit for long enough."""
-        if self._status.cause not in (Cause.INPUTS, Cause.RECOVERING, Cause.CLOCK_JUMP):
+        if self._status.cause not in _RECOVERED_FROM:
             return True
         if self._healthy_since is None:
             self._healthy_since = now
             self._change(State.HOLDING, Cause.RECOVERING)
         return (now - self._healthy_since) * 1e-9 >= self.tuning.recovery_time
 
-    def _clock_went_back(self, now: int) -> None:
-        back = (self._last_now - now) * 1e-9
+    def _clock_jumped(self, now: int, how: str) -> None:
         self._generation += 1
         self._schedule.reset()
         self._permission.forget()
@@ -426,7 +452,7 @@ class Supervisor:
         self._hold_owed = self._hold_owed or self._handover.motion is not None
         self._handover.forget()
         if self._status.state is not State.WAITING:
-            self._change(State.HOLDING, Cause.CLOCK_JUMP, f'by {back:.1f} s')
+            self._change(State.HOLDING, Cause.CLOCK_JUMP, how)
 
     def _hold_if_moving(self, now: int) -> None:
         if self._chunk_runs and now < self._at_rest:

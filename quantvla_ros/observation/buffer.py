@@ -45,6 +45,20 @@ class _Entry:
 
 
 @dataclass(frozen=True)
+class Latest:
+    """The newest message of a stream.
+
+    Attributes:
+        stamp: ns, from the header; of arrival where the type has none.
+        received: ns, when it arrived.
+    """
+
+    message: Any
+    stamp: int
+    received: int
+
+
+@dataclass(frozen=True)
 class _Command:
     text: str
     received: int | None  # ns; None for the contract's default
@@ -70,6 +84,7 @@ class ObservationBuffer:
         self._dropped: Counter[tuple[str, Reason]] = Counter()
         self._zero_stamps: set[str] = set()
         self._left_out: dict[str, Fault] = {}
+        self._distrusted: dict[str, Fault] = {}
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -103,6 +118,7 @@ class ObservationBuffer:
             self._entries.clear()
             self._zero_stamps.clear()
             self._left_out = {}
+            self._distrusted = {}
             self._command = self._default_command()
             self._clock = 0
 
@@ -147,6 +163,26 @@ class ObservationBuffer:
                 return self._command.received if self._command else None
             entry = self._entries.get(stream)
             return entry.stamp if entry else None
+
+    def latest(self, stream: str) -> Latest | None:
+        """The newest message of a stream that has stamps, None where there is none."""
+        with self._lock:
+            entry = self._entries.get(stream)
+        return Latest(entry.message, entry.stamp, entry.received) if entry else None
+
+    def distrust(self, faults: Iterable[Fault]) -> None:
+        """Streams that are not to be used though they are fresh; in place of those before."""
+        with self._lock:
+            self._distrusted = {fault.stream: fault for fault in faults}
+
+    def judge(self, now_ns: int) -> tuple[Fault, ...]:
+        """As `check`, of optional cameras too, and without what only decoding would show."""
+        _, _, faults, _, left_out = self._survey(now_ns)
+        return (*faults, *left_out.values())
+
+    def limit(self, stream: str) -> float:
+        """s; how old a stream's newest message may be."""
+        return self._limits[stream] / NS_PER_S
 
     def check(self, now_ns: int) -> Refusal | None:
         """As `observe`, without decoding: what stands against an observation, None for nothing."""
@@ -203,15 +239,17 @@ class ObservationBuffer:
             entries = dict(self._entries)
             command = self._command
             zero_stamps = set(self._zero_stamps)
+            distrusted = self._distrusted
         if now <= 0:
             return entries, command, [Fault(Reason.NO_CLOCK, 'clock')], [], {}
-        faults, used, left_out = self._select(entries, zero_stamps, now)
+        faults, used, left_out = self._select(entries, zero_stamps, distrusted, now)
         if command is None:
             faults.append(Fault(Reason.NO_INSTRUCTION, LANGUAGE_STREAM))
         return entries, command, faults, used, left_out
 
     def _select(
-        self, entries: Mapping[str, _Entry], zero_stamps: set[str], now: int
+        self, entries: Mapping[str, _Entry], zero_stamps: set[str],
+        distrusted: Mapping[str, Fault], now: int,
     ) -> tuple[list[Fault], list[str], dict[str, Fault]]:
         """Faults of what is required, streams that can be used, optional ones that cannot."""
         faults: list[Fault] = []
@@ -220,6 +258,7 @@ class ObservationBuffer:
         for stream in self._limits:
             entry = entries.get(stream)
             fault = self._age_fault(stream, entry, stream in zero_stamps, now)
+            fault = fault or distrusted.get(stream)
             if fault is None:
                 used.append(stream)
             elif not self._is_optional(stream):

@@ -42,6 +42,7 @@ class Reason(Enum):
     CLOCK_SKEW = 'stamps and this clock differ: set the time, or use_sim_time, alike on both sides'
     NO_CLOCK = 'the clock stands at zero: use_sim_time is set, but nothing publishes /clock'
     ZERO_STAMP = 'the publisher leaves header.stamp at zero, so its age is unknown'
+    FROZEN = 'the same picture came again and again while the arm moved: the camera is frozen'
     OUT_OF_STEP = 'two inputs were measured farther apart than the skew limit'
     OUT_OF_ORDER = 'the message is older than one that has been taken already'
     DUPLICATE = 'the message has the stamp of one that has been taken already'
