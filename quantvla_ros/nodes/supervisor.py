@@ -18,6 +18,7 @@ import numpy as np
 
 from quantvla_ros.contract.load import LANGUAGE_STREAM
 from quantvla_ros.contract.types import Contract, JointLimit
+from quantvla_ros.control.actions import twist_columns
 from quantvla_ros.control.chunk import Chunk
 from quantvla_ros.control.guard import Verdict
 from quantvla_ros.control.handover import Handover
@@ -26,6 +27,7 @@ from quantvla_ros.control.measured import MeasuredJoints
 from quantvla_ros.control.permission import Others, Permission
 from quantvla_ros.control.rtc import Guidance
 from quantvla_ros.control.schedule import Schedule
+from quantvla_ros.control.smoothing import State as CommandState
 from quantvla_ros.control.trajectory import Trajectory
 from quantvla_ros.nodes.states import Cause, Counts, State, Status
 from quantvla_ros.observation.buffer import ObservationBuffer
@@ -146,7 +148,12 @@ class Supervisor:
         self.counts = Counts()
         self._cameras = [camera for camera in contract.cameras if camera.required]
         names = contract.joint_states.joints
-        self._state_columns = [names.index(name) for name in contract.action.names]
+        # Axes of a twist are in no joint state; the handover says where they are.
+        self._twists = twist_columns(contract.action)
+        self._state_columns = [
+            0 if told else names.index(name)
+            for name, told in zip(contract.action.names, self._twists, strict=True)
+        ]
 
     @property
     def status(self) -> Status:
@@ -289,6 +296,14 @@ class Supervisor:
             self.stop(Cause.INFERENCE_FAILED, State.FAULT)
             self._change(State.FAULT, Cause.INFERENCE_FAILED, message)
 
+    def commanded(self, instant: int) -> CommandState | None:
+        """Where the arm is told to be at `instant` ns; None where nothing has been commanded."""
+        return self._handover.commanded(instant)
+
+    def watch_end_effector(self, place: Callable[[], np.ndarray]) -> None:
+        """What says where the end effector is, for a workspace: [3] m, NaN where unknown."""
+        self._handover.end_effector = place
+
     def obstruct(self, sentence: str | None, kind: str = '') -> None:
         """What forbids motion though the inputs are fit; None for nothing any more.
 
@@ -406,7 +421,8 @@ class Supervisor:
 
     def _joints_in(self, observation: Observation) -> np.ndarray:
         """[actions] the action's joints in an observation, rad or m."""
-        return observation.state[self._state_columns].astype(np.float64)
+        state = observation.state[self._state_columns].astype(np.float64)
+        return np.where(self._twists, 0.0, state)
 
     def _drop(self, verdict: Verdict, now: int) -> None:
         assert verdict.reason is not None
