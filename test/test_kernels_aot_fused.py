@@ -25,7 +25,7 @@ from kernel_compilation import (
 )
 
 from quantvla_ros.kernels import triton_gemm_launch, triton_int8
-from quantvla_ros.kernels.fused_types import FloatWeight, Int8Weight, Quantized
+from quantvla_ros.kernels.fused_types import FloatWeight, Int8Weight, Norm, Quantized
 from quantvla_ros.kernels.gemm_tiles import EXCLUDED, GemmTile, Product, choose_gemm_tile, exclusion
 from quantvla_ros.kernels.halves import HalvedWeight
 from quantvla_ros.kernels.rows import Rows
@@ -127,6 +127,20 @@ def residual(kind, rows, columns, outputs):
     triton_gemm_launch.linear(x, weight, residual=added, gate=vector(outputs), out=added)
 
 
+def measured(kind, rows, columns, outputs):
+    """As the expert's MLP: a gated product measures, the next one makes integers."""
+    x, weight = operands(kind, rows, columns, outputs)
+    largest = vector(rows)
+    read = triton_gemm_launch.gated_rows(
+        x, weight, activation='gelu_tanh', rows=Rows(), largest=largest
+    )
+    down = Int8Weight(
+        empty(columns, outputs // 2, dtype=torch.int8), vector(columns), None, Rows()
+    )
+    norm = Norm(None, modulation=(vector(columns), vector(columns)))
+    triton_gemm_launch.linear_norm(read, down, norm, residual=empty(rows, columns))
+
+
 def gelu(kind, rows, columns, outputs):
     x, weight = operands(kind, rows, columns, outputs, bias=True)
     triton_gemm_launch.linear(x, weight, activation='gelu_tanh')
@@ -191,6 +205,19 @@ def test_a_product_of_a_network_compiles_to_matrix_instructions(
     if kind.startswith('int4'):
         # Unpacked weights in the shared memory would cost what packing saves.
         assert 'local_alloc %' not in compiled.asm['ttgir']
+
+
+@pytest.mark.parametrize('capability', chips(87, 90, 110))
+def test_products_that_make_integers_compile_to_matrix_instructions(on, capability):
+    launches = on(capability)
+    measured('int8', 50, 1024, 8192)
+    first, second, norm = launches()
+    assert [one.kernel.__name__ for one in (first, second, norm)] == [
+        'gemm_kernel', 'gemm_kernel', 'norm_kernel',
+    ]  # fmt: skip
+    for product in (first, second):
+        check(product, capability, INTEGER)
+    check(norm, capability)
 
 
 @pytest.mark.parametrize(

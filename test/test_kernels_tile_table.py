@@ -175,7 +175,7 @@ def test_a_users_table_of_another_gpu_of_the_same_name_is_left_out(places, caplo
 def entry(**changed):
     value = {
         'kind': 'int8', 'rows': 1, 'outputs': 2, 'columns': 3, 'pairs': False, 'head': 0,
-        'group': 0, 'heads': False, 'joined': False, 'microseconds': 1.0,
+        'group': 0, 'heads': False, 'joined': False, 'measured': False, 'microseconds': 1.0,
         'tile': {
             'rows': 16, 'outputs': 64, 'columns': 128, 'warps': 4, 'stages': 3, 'split': 1,
             'left': False,

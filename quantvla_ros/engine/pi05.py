@@ -156,6 +156,7 @@ class PI05Forward:
         self._keys, self._values = buffer(*shape), buffer(*shape)
         self._tokens = buffer(config.chunk, expert.width)
         self._features_buffer = torch.zeros_like(self._tokens, dtype=torch.float32)
+        self._largest = buffer(config.chunk, dtype=torch.float32)
         self._euler = torch.full_like(self.noise[0], -1.0 / config.steps)
         places = torch.arange(self.longest + config.chunk, device=device)
         table = rotary_table(places[None], stack.head_dim, ROTARY_THETA)
@@ -317,10 +318,16 @@ class PI05Forward:
             tokens, y = fused.linear_norm(
                 y, layer.output, norm, residual=tokens, gate=gate, out=tokens
             )
-            y = fused.gated_linear(y, layer.gate_up, activation='gelu_tanh')
+            inner = fused.gated_rows(
+                y,
+                layer.gate_up,
+                activation='gelu_tanh',
+                reader=layer.down,
+                largest=self._largest,
+            )
             _, _, gate = layer.before_mlp
             tokens, y = fused.linear_norm(
-                y, layer.down, after, residual=tokens, gate=gate, out=tokens
+                inner, layer.down, after, residual=tokens, gate=gate, out=tokens
             )
         return y
 

@@ -39,7 +39,7 @@ class NamedProduct:
 
     Attributes:
         name: where it is.
-        product: its sizes, of kind bfloat16.
+        product: its sizes, of kind bfloat16 (`measured`: where it is of int8).
         times: how often it runs for an observation.
     """
 
@@ -50,7 +50,8 @@ class NamedProduct:
     def of(self, precision: str) -> Product:
         """The same with the operands of one of PRECISIONS."""
         kind, group = PRECISIONS[precision]
-        return replace(self.product, kind=kind, group=group)
+        measured = self.product.measured and kind == 'int8'
+        return replace(self.product, kind=kind, group=group, measured=measured)
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,12 @@ def _pi05(config: PI05Config, workload: Workload) -> list[NamedProduct]:
 
     def product(
         name: str, times: int, rows: int, columns: int, outputs: int,
-        *, heads: bool = False, gated: bool = False, joined: bool = False,
+        *, heads: bool = False, gated: bool = False, joined: bool = False, measured: bool = False,
     ) -> NamedProduct:
+        few = rows <= FEW_ROWS
         sizes = Product(
-            'bfloat16', rows, outputs, columns, heads or gated, heads=heads,
-            joined=joined and rows <= FEW_ROWS,
+            'bfloat16', rows, outputs, columns, heads or gated, heads=heads, joined=joined and few,
+            measured=measured and few,
         )  # fmt: skip
         return NamedProduct(name, sizes, times)
 
@@ -128,7 +130,9 @@ def _pi05(config: PI05Config, workload: Workload) -> list[NamedProduct]:
         product('expert q+k+v', each, chunk, expert.width, inputs(expert), heads=True),
         product('expert o', each, chunk, inner, expert.width, joined=True),
         product('expert gate+up', each, chunk, expert.width, 2 * expert.mlp, gated=True),
-        product('expert down', each, chunk, expert.mlp, expert.width, joined=True),
+        product(
+            'expert down', each, chunk, expert.mlp, expert.width, joined=True, measured=True
+        ),
     ]  # fmt: skip
 
 

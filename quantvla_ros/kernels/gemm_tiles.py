@@ -30,6 +30,7 @@ class Product:
         group: columns that share a group scale; 0: none do.
         heads: the pairs are of heads, stored as queries, keys and values.
         joined: the sums are left to the norm that follows, split or not.
+        measured: the rows come in 16 bits and become integers on their way (kind int8).
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Product:
     group: int = 0
     heads: bool = False
     joined: bool = False
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,9 @@ def fitted(
         return None
     for stages in range(tile.stages, 1, -1):
         shallower = replace(tile, stages=stages)
-        if shallower.shared(product.kind) <= shared:
+        # Rows of 16 bits take one byte more in each stage, and a tile of integers besides.
+        more = tile.rows * tile.columns * (stages + 1) if product.measured else 0
+        if shallower.shared(product.kind) + more <= shared:
             return shallower
     return None
 

@@ -277,6 +277,8 @@ def _product(numbers: dict[str, Any]) -> Product:
         _whole(name, numbers[name], 1, _LARGEST_SIZE)
     if numbers['heads'] and not numbers['pairs']:
         raise BackendError('heads: expected pairs with them, found none')
+    if numbers['measured'] and numbers['kind'] != 'int8':
+        raise BackendError(f'measured: expected with kind int8, found with {numbers["kind"]}')
     _whole('head', numbers['head'], 0, 1024 if numbers['heads'] else 0)
     _whole('group', numbers['group'], 0, _LARGEST_SIZE if numbers['kind'] == 'int4' else 0)
     return Product(**numbers)

@@ -19,6 +19,7 @@ from quantvla_ros.kernels.fused_types import (
     FloatWeight,
     Int4Weight,
     Int8Weight,
+    Measured,
     Norm,
     Quantized,
 )
@@ -51,6 +52,7 @@ class GpuTrial:
         self._dtype = self._float or torch.bfloat16
         self._weights = [self._weight() for _ in range(copies or self._copies())]
         self._x = self._rows()
+        self._largest = (self._normal(product.rows).abs() + 3.0) if product.measured else None
         rows, outputs = product.rows, product.outputs
         self._residual = self._normal(rows, outputs).to(self._dtype)
         self._gate = self._normal(outputs)
@@ -124,6 +126,9 @@ class GpuTrial:
     def _run(self, module, weight, options: dict) -> list[Tensor]:
         """The product by `fused_reference` or by the kernels; its results, newly made or not."""
         exact = module is fused_reference
+        if isinstance(self._x, Measured) and not torch.cuda.is_current_stream_capturing():
+            assert self._largest is not None
+            self._x.largest.copy_(self._largest)  # whoever reads the rows leaves zeros
         if self.product.heads:
             heads = self.product.outputs // self._size - 2
             keys, values = (
@@ -188,8 +193,11 @@ class GpuTrial:
         self._generator.manual_seed(0)
         return self._plain_weight()
 
-    def _rows(self) -> Tensor | Quantized:
+    def _rows(self) -> Tensor | Quantized | Measured:
         rows, columns = self.product.rows, self.product.columns
+        if self.product.measured:
+            largest = torch.zeros(rows, device=self.device)
+            return Measured(self._normal(rows, columns).to(self._dtype), largest, Rows())
         if self._float is not None:
             return self._normal(rows, columns).to(self._float)
         scale = (self._normal(rows).abs() + 0.1) / 127

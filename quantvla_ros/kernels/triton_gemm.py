@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from quantvla_ros.kernels.triton_kernels import _halves, _scaled_halves
+from quantvla_ros.kernels.triton_rows import _integers, _largest, _step
 from quantvla_ros.kernels.triton_start import release, wait
 
 
@@ -82,7 +83,10 @@ def _products(
     start,
     stop,
     K,
+    inverse,
+    usable,
     INTEGER: tl.constexpr,
+    ROUNDED: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
     EVEN_K: tl.constexpr,
@@ -91,7 +95,10 @@ def _products(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Sums over columns start to stop of x [M, K] by rows of weight [N, K]."""
+    """Sums over columns start to stop of x [M, K] by rows of weight [N, K].
+
+    ROUNDED, x becomes integers on its way: times `inverse` of its rows, where they are `usable`.
+    """
     SUM: tl.constexpr = tl.int32 if INTEGER else tl.float32
     columns = tl.arange(0, BLOCK_K)
     # The columns lie across a left operand and down a right one.
@@ -109,6 +116,10 @@ def _products(
         else:
             x = tl.load(x_at, mask=x_columns < K - at, other=0)
             w = tl.load(w_at, mask=w_columns < K - at, other=0)
+        if ROUNDED:
+            x = _integers(
+                x.to(tl.float32), _along_rows(inverse, LEFT), _along_rows(usable, LEFT), 127.0
+            )
         sums = _dot(x, w, sums, LEFT, SUM, PRECISION, WIDEN)
         x_at += BLOCK_K
         w_at += BLOCK_K
@@ -280,6 +291,7 @@ def _finish(
     keys_ptr,
     values_ptr,
     start_ptr,
+    largest_ptr,
     y_ptr,
     M,
     N,
@@ -287,6 +299,7 @@ def _finish(
     eps,
     KIND: tl.constexpr,
     EPILOGUE: tl.constexpr,
+    LARGEST: tl.constexpr,
     PAIR: tl.constexpr,
     GROUP: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -336,7 +349,12 @@ def _finish(
         if EPILOGUE == 'gated':
             y = _activated(a, ACTIVATION) * b
             at = places * (N // 2) + _along_outputs(outputs, LEFT)
-            tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+            y = y.to(y_ptr.dtype.element_ty)
+            tl.store(y_ptr + at, y, mask=inside)
+            if LARGEST:
+                magnitude = tl.where(inside, _largest(y.to(tl.float32)), 0.0)
+                magnitude = tl.max(magnitude, axis=0 if LEFT else 1)
+                tl.atomic_max(largest_ptr + rows, magnitude, mask=rows < M, sem='relaxed')
         else:
             head, inner = outputs // PAIR, outputs % PAIR
             first_rows = _first(outputs, PAIR)
@@ -396,6 +414,7 @@ def gemm_kernel(
     keys_ptr,
     values_ptr,
     start_ptr,
+    largest_ptr,
     y_ptr,
     M,
     N,
@@ -404,6 +423,9 @@ def gemm_kernel(
     eps,
     KIND: tl.constexpr,
     EPILOGUE: tl.constexpr,
+    LARGEST: tl.constexpr,
+    ROUNDED: tl.constexpr,
+    SMALLEST: tl.constexpr,
     PAIR: tl.constexpr,
     GROUP: tl.constexpr,
     SCALE_SUMS: tl.constexpr,
@@ -452,6 +474,10 @@ def gemm_kernel(
         else:
             _fetch(weight_ptr, w_rows, K, first, stop, BYTES)
     wait(AHEAD)
+    inverse, usable = 1.0, True
+    if ROUNDED:
+        largest = tl.load(largest_ptr + x_rows)
+        _, inverse, usable = _step(largest, largest_ptr, 127.0, SMALLEST, False)
     if KIND == 'int4':
         sums = _packed_products(
             x_ptr,
@@ -479,7 +505,10 @@ def gemm_kernel(
             first,
             stop,
             K,
+            inverse,
+            usable,
             KIND == 'int8',
+            ROUNDED,
             PRECISION,
             WIDEN,
             EVEN_K,
@@ -506,6 +535,7 @@ def gemm_kernel(
             keys_ptr,
             values_ptr,
             start_ptr,
+            largest_ptr,
             y_ptr,
             M,
             N,
@@ -513,6 +543,7 @@ def gemm_kernel(
             eps,
             KIND,
             EPILOGUE,
+            LARGEST,
             PAIR,
             GROUP,
             HAS_BIAS,
@@ -548,6 +579,7 @@ def reduce_kernel(
     keys_ptr,
     values_ptr,
     start_ptr,
+    largest_ptr,
     y_ptr,
     M,
     N,
@@ -555,6 +587,7 @@ def reduce_kernel(
     eps,
     KIND: tl.constexpr,
     EPILOGUE: tl.constexpr,
+    LARGEST: tl.constexpr,
     PAIR: tl.constexpr,
     GROUP: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -600,6 +633,7 @@ def reduce_kernel(
         keys_ptr,
         values_ptr,
         start_ptr,
+        largest_ptr,
         y_ptr,
         M,
         N,
@@ -607,6 +641,7 @@ def reduce_kernel(
         eps,
         KIND,
         EPILOGUE,
+        LARGEST,
         PAIR,
         GROUP,
         HAS_BIAS,
