@@ -395,3 +395,45 @@ def test_a_bounded_jerk_is_kept_through_seams_too(mode):
     check(arm)
     jerks = np.abs(np.diff(np.array(arm.commands), 3, axis=0)) / (SAMPLE * 1e-9) ** 3
     assert jerks.max() <= 400.0 * 1.01
+
+
+@pytest.mark.parametrize('mode', [Mode.ENSEMBLE, Mode.RTC])
+def test_what_was_planned_before_a_hold_is_mixed_into_nothing_after_it(mode):
+    arm = Arm(mode, lambda seen, number: waving(arm), lambda number: 20)
+    arm.supervisor.activate()
+    arm.run(1500)
+    arm.camera_on = False
+    arm.run(1000)
+    assert arm.sent[-1][0] == 'hold'
+    before, guided = len(arm.chunks), len(arm.guided)
+    arm.camera_on = True
+    while len(arm.chunks) == before:
+        arm.run(10)
+    assert len(arm.guided) == guided
+    assert len(arm.supervisor._handover._ensemble) == (1 if mode is Mode.ENSEMBLE else 0)
+
+
+def test_a_chunk_a_little_too_fast_is_followed_at_its_own_pace():
+    """Rows of 1.98 rad/s where 1.8 are allowed: the same way in 1.1 times the time."""
+    ways = 0.11 * (np.arange(ROWS) + 1.0)
+
+    def policy(seen, number):
+        return np.stack([-0.9 + ways * 0.9, np.zeros(ROWS), np.zeros(ROWS)], axis=1)
+
+    contract = replace(
+        CONTRACT, limits={**CONTRACT.limits, 'a': JointLimit(-REACH, REACH, 1.8, 'rad', 18.0)}
+    )
+    arm = Arm(Mode.SYNC, policy, lambda number: 0, contract)
+    arm.controller.reset([-0.9, 0.0, 0.0], arm.now)
+    arm.supervisor.activate()
+    arm.run(300)
+    sent = arm.chunks[0]
+    assert sent.chunk.period == pytest.approx(0.05 * 1.98 / 1.8)
+    arm.run(400)
+    # At its limit it cannot make up for the way that it took to get there; it keeps pace.
+    places = []
+    for row in (4, 6):
+        time = sent.begin + round((row + 1) * sent.chunk.period * 1e9)
+        places.append(arm.commands[(time - 100_000 * MS) // SAMPLE - 1][0])
+    assert places[1] - places[0] == pytest.approx(0.9 * (ways[6] - ways[4]), rel=0.02)
+    assert arm.speeds()[:, 0].max() <= 1.8 * (1.0 + 1e-3)

@@ -32,11 +32,11 @@ from quantvla_ros.control.modes import Mode
 from quantvla_ros.control.schedule import Schedule
 from quantvla_ros.control.smoothing import State, state_of
 from quantvla_ros.control.splice import (
-    BRAKING,
     Motion,
     Path,
     accelerations,
     braked,
+    braking_spacing,
     spacing,
     splice,
     standing,
@@ -166,7 +166,7 @@ class Handover:
             return points
         instant = _next_point(old, now + round(LEAD * 1e9))
         state, bound = state_of(old, instant), bounds(limits, names)
-        step = within / BRAKING
+        step = braking_spacing(within)
         average = smoothing.window(limits, names, accelerations(bound))
         count = smoothing.steps(average, step)
         place, speed = smoothing.leading(state, count * step)

@@ -29,8 +29,8 @@ from quantvla_ros.control.trajectory import Trajectory
 
 # s between two points, at most; two for each row of a chunk at least, eight at most.
 _SPACING = 0.0125
-# Points of a stop.
-BRAKING = 20
+# s between two points of a stop, at most: nearer than those of any motion that it is made from.
+_BRAKING = 0.005
 # The spring's frequency times the period between rows: an offset dies out within four rows or so.
 _STIFFNESS = 0.8
 # Part of the acceleration limit that may be spent on coming back to the path, and on its last rows.
@@ -127,6 +127,11 @@ def spacing(period: float) -> float:
     return period / min(max(math.ceil(period / _SPACING - 1e-9), 2), 8)
 
 
+def braking_spacing(within: float) -> float:
+    """Seconds between the points of a stop that takes `within` s."""
+    return within / math.ceil(within / _BRAKING - 1e-9)
+
+
 def accelerations(bounds: Bounds) -> np.ndarray:
     """[joints] accelerations that a splice keeps to, rad/s^2 or m/s^2."""
     given = bounds.acceleration
@@ -216,7 +221,7 @@ def braked(
     Returns:
         The first point is the start itself.
     """
-    step = within / BRAKING
+    step = braking_spacing(within)
     speed = np.abs(velocity)
     room = np.where(velocity > 0.0, bounds.upper - position, position - bounds.lower)
     with np.errstate(divide='ignore', invalid='ignore'):
