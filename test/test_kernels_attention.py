@@ -67,6 +67,7 @@ for number, (rows, total, heads, kv_heads, size) in enumerate(shapes):
         check(q, k, v, scale=size**-0.5)
         tile = AttentionTile((16, 32, 64)[number % 3], (32, 16)[number % 2], 1, 4, 2)
         check(q, k, v, tile, scale=size**-0.5, causal=True)
+        check(q, k, v, tile, scale=size**-0.5, own=min(rows, total))
 # pictures of several cameras
 whole, two = AttentionTile(16, 16, 1, 4, 2), AttentionTile(16, 16, 2, 4, 2)
 for tile in (None, whole, two, AttentionTile(16, 16, 2, 4, 2, after=True)):
@@ -96,6 +97,7 @@ for number, (rows, total, heads, kv_heads, size) in enumerate(shapes):
         for shape in ((), (1,)):
             count = torch.full(shape, valid, dtype=torch.int32)
             y = check(q, k, v, tile, scale=0.1, count=count)
+            check(q, k, v, tile, scale=0.1, count=count, own=min(rows, valid))
             torch.testing.assert_close(y, known, rtol=2e-2, atol=2e-2)
         check(q, k, v, AttentionTile(16, 16, 1, 4, 2), scale=0.1, count=count)
         after = AttentionTile(16, 16, splits, 4, 2, after=True)
@@ -149,6 +151,7 @@ refused('int32', q, k, v, count=torch.tensor(3))
 refused('count 1 to 40', q, k, v, count=41)
 refused('count 1 to 40', q, k, v, count=0)
 refused('segments of 6', q, k, v, segment=6)
+refused('found both', q, k, v, own=6, causal=True)
 refused('contiguous', q, k, v, out=torch.empty(6, 255))
 print('done')
 '''

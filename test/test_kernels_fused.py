@@ -163,6 +163,14 @@ def test_attention_reads_the_first_keys_only():
         assert torch.allclose(found, wanted, **CLOSE)
 
 
+def test_keys_of_ones_own_are_causal_and_the_others_seen_by_all():
+    queries, keys, values = torch.randn(5, 4, 8), torch.randn(9, 2, 8), torch.randn(9, 2, 8)
+    mask = torch.ones(5, 9, dtype=torch.bool)
+    mask[:, :5] = mask[:, :5].tril()
+    found = fused.attention(queries, keys, values, own=5, scale=0.3)
+    assert torch.allclose(found, attended(queries, keys, values, attn_mask=mask), **CLOSE)
+
+
 def test_causal_attention_does_not_look_ahead():
     queries, keys, values = torch.randn(9, 4, 8), torch.randn(9, 2, 8), torch.randn(9, 2, 8)
     found = fused.attention(queries, keys, values, causal=True, scale=0.3)

@@ -194,10 +194,11 @@ def _smolvla(config: SmolVLAConfig, workload: Workload) -> list[NamedProduct]:
 
     def product(
         name: str, times: int, rows: int, columns: int, outputs: int,
-        *, joined: bool = False, **kind: bool,
+        *, joined: bool = False, measured: bool = False, **kind: bool,
     ) -> NamedProduct:
-        joined = joined and rows <= FEW_ROWS
-        sizes = Product('bfloat16', rows, outputs, columns, joined=joined, **kind)
+        few = rows <= FEW_ROWS
+        kind |= {'joined': joined and few, 'measured': measured and few}
+        sizes = Product('bfloat16', rows, outputs, columns, **kind)
         return NamedProduct(name, sizes, times)
 
     def after(name: str, times: int, rows: int, stack: StackConfig) -> list[NamedProduct]:
@@ -206,8 +207,11 @@ def _smolvla(config: SmolVLAConfig, workload: Workload) -> list[NamedProduct]:
         return [
             product(f'{name} o', times, rows, inner, stack.width, joined=True),
             product(f'{name} gate+up', times, rows, stack.width, 2 * stack.mlp, pairs=True),
-            product(f'{name} down', times, rows, stack.mlp, stack.width, joined=True),
-        ]
+            product(
+                f'{name} down', times, rows, stack.mlp, stack.width, joined=True,
+                measured=stack is expert,
+            ),
+        ]  # fmt: skip
 
     heads = {'pairs': True, 'heads': True}
     queries, kv = expert.heads * expert.head_dim, expert.kv_heads * expert.head_dim

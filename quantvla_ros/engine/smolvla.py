@@ -10,7 +10,7 @@ before the first run.
 
 The prefix lies as state, pictures, prompt: the state, which alone sees itself, is then one row at a
 known place, and the keys in use are the first ones, however long the prompt is. Where the expert
-attends to its own tokens too, their keys follow the prompt's last token.
+attends to its own tokens too, their keys lie before the prefix's.
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from quantvla_ros.engine.staging import Fetched, Staged
 from quantvla_ros.engine.weights import WeightLoader
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused
-from quantvla_ros.kernels.fused_types import FloatWeight, Norm, Quantized, Stacked, Weight
+from quantvla_ros.kernels.fused_types import FloatWeight, Norm, Quantized, Weight
 from quantvla_ros.models.layers import rotary_table
 from quantvla_ros.models.prefix import ROTARY_THETA
 from quantvla_ros.models.smolvla import SmolVLA
@@ -155,10 +155,9 @@ class SmolVLAForward:
         self._crossed_keys, self._crossed_values = (
             buffer(expert.depth, self.longest, *heads) for _ in range(2)
         )
-        self._own_keys, self._own_values = (buffer(chunk, *heads) for _ in range(2))
-        self._no_keys = self._own_keys[:, :0]
-        self._queries = buffer(whole, expert.heads, expert.head_dim)
+        self._no_keys = buffer(chunk, 0, expert.head_dim)
         self._tokens = buffer(chunk, expert.width)
+        self._largest = buffer(chunk, dtype=torch.float32)
         self._features_buffer = torch.zeros_like(self._tokens, dtype=torch.float32)
         self._euler = torch.full_like(self.noise[0], -1.0 / config.steps)
         self._set_up_positions()
@@ -264,14 +263,15 @@ class SmolVLAForward:
         y = normed(x, layers[0].before_attention, layers[0].inputs)
         for index, layer in enumerate(layers):
             keys, values = self._keys[index], self._values[index]
+            first = self.weights.config.chunk
             heads = stack.heads if isinstance(layer, _Layer) else 0
             query = fused.attention_inputs(
-                y, layer.inputs, rotary, heads, kv_heads, size, keys, values, 0
+                y, layer.inputs, rotary, heads, kv_heads, size, keys, values, first
             )
             self._cross(index)
             if isinstance(layer, _LastLayer):
                 return
-            self._attend(query, keys[: self.longest], values[: self.longest])
+            self._attend(query, keys[first:], values[first:])
             y = linear_normed(self._seen, layer.output, x, layer.before_mlp, layer.gate_up)
             y = fused.gated_linear(y, layer.gate_up, activation='silu')
             following = layers[index + 1]
@@ -296,7 +296,7 @@ class SmolVLAForward:
             (crossing.keys, self._keys, self._crossed_keys),
             (crossing.values, self._values, self._crossed_values),
         ):
-            rows = source[index, : self.longest].flatten(1)
+            rows = source[index, self.weights.config.chunk :].flatten(1)
             fused.linear(rows, weight, out=made[index].flatten(1))
 
     def integrate(self) -> Tensor:
@@ -326,13 +326,15 @@ class SmolVLAForward:
             else:
                 y = self._attend_to_prefix(index, layer.inputs, y)
             y = linear_normed(y, layer.output, tokens, layer.before_mlp, layer.gate_up)
-            y = fused.gated_linear(y, layer.gate_up, activation='silu')
+            inner = fused.gated_rows(
+                y, layer.gate_up, activation='silu', reader=layer.down, largest=self._largest
+            )
             if index + 1 < len(layers):
                 norm, reader = layers[index + 1].before_attention, layers[index + 1].inputs
-                y = linear_normed(y, layer.down, tokens, norm, reader)
+                y = linear_normed(inner, layer.down, tokens, norm, reader)
         # The last product is in float32, as the network's: the norm writes what that reads.
         return linear_normed(
-            y, layers[-1].down, tokens, weights.after_expert, None, self._features_buffer
+            inner, layers[-1].down, tokens, weights.after_expert, None, self._features_buffer
         )
 
     def _attend_to_prefix(self, index: int, inputs: Weight, y: Tensor | Quantized) -> Tensor:
@@ -345,35 +347,15 @@ class SmolVLAForward:
         return fused.attention(query, keys, values, count=self.counts[1], scale=size**-0.5)
 
     def _attend_to_all(self, index: int, inputs: Weight, y: Tensor | Quantized) -> Tensor:
-        """The prefix, and of the action tokens those before and itself.
-
-        Query i sees the first counts[1] + i + 1 keys: it has to be row counts[1] + i of a causal
-        attention. What the rows before it give is not read.
-        """
-        expert, places = self.weights.config.expert, self._places[self.longest :]
+        """The prefix, and of the action tokens those before and itself."""
+        expert, chunk = self.weights.config.expert, self.weights.config.chunk
         heads, kv_heads, size = expert.heads, expert.kv_heads, expert.head_dim
         keys, values = self._keys[index], self._values[index]
         rotary = (self._cos[self.longest :], self._sin[self.longest :])
-        if _one_matrix(inputs):
-            first: Any = self.counts[1]
-            query = fused.attention_inputs(
-                y, inputs, rotary, heads, kv_heads, size, keys, values, first
-            )
-        else:  # put together of several kernels, which do not take a place from the device
-            own = self._own_keys, self._own_values
-            query = fused.attention_inputs(y, inputs, rotary, heads, kv_heads, size, *own, 0)
-            keys.index_copy_(0, places, own[0])
-            values.index_copy_(0, places, own[1])
-        self._queries.index_copy_(0, places, query)
-        # Not even a hidden key may be what another inference left: nothing times NaN is NaN.
-        mixed = fused.attention(
-            self._queries, keys, values, count=self.counts[2], causal=True, scale=size**-0.5
+        query = fused.attention_inputs(y, inputs, rotary, heads, kv_heads, size, keys, values, 0)
+        return fused.attention(
+            query, keys, values, count=self.counts[2], own=chunk, scale=size**-0.5
         )
-        return mixed.index_select(0, places)
-
-
-def _one_matrix(weight: Weight) -> bool:
-    return not isinstance(weight, Stacked) and getattr(weight, 'turn', None) is None
 
 
 def _layers(

@@ -211,6 +211,7 @@ def attention(
     *,
     count: int | Tensor | None = None,
     causal: bool = False,
+    own: int = 0,
     scale: float,
     segment: int | None = None,
     out: Tensor | None = None,
@@ -223,15 +224,18 @@ def attention(
         count: valid keys, 1 to T, an int or an int32 [] or [1] on the device; None: all. What lies
             beyond may be anything, not a number too.
         causal: query i sees keys 0 to i only.
+        own: so many first keys are the queries' own tokens, of which query i sees 0 to i only; it
+            sees all others. Without segment or causal.
         scale: of the logits.
         segment: queries and keys come in segments of so many rows and a query sees its own only
-            (pictures of several cameras); then M = T, without count or causal. None: one segment.
+            (pictures of several cameras); then M = T, without count, causal or own. None: one
+            segment.
     Returns:
         [M, heads D] of the queries' dtype.
     """
     rows, heads, size = queries.shape
     if segment is not None:
-        if count is not None or causal or rows != keys.shape[0] or rows % segment:
+        if count is not None or causal or own or rows != keys.shape[0] or rows % segment:
             raise BackendError(
                 f'attention: expected as many queries as keys in segments of {segment}, without '
                 f'count or causal; found {rows} and {keys.shape[0]}, count {count}, causal {causal}'
@@ -248,6 +252,12 @@ def attention(
         t[:total].double().transpose(0, 1).repeat_interleave(group, 0) for t in (keys, values)
     )
     logits = query @ key.transpose(1, 2) * scale
+    if own and causal:
+        raise BackendError('attention: expected causal or keys of its own, found both')
+    if own:
+        places = torch.arange(max(rows, total), device=queries.device)
+        hidden = (places[:total] > places[:rows, None]) & (places[:total] < own)
+        logits = logits.masked_fill(hidden, -torch.inf)
     if causal:
         places = torch.arange(max(rows, total), device=queries.device)
         logits = logits.masked_fill(places[:total] > places[:rows, None], -torch.inf)

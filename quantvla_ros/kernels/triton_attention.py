@@ -78,6 +78,7 @@ def attention_kernel(
     REST: tl.constexpr,
     COUNTED: tl.constexpr,
     CAUSAL: tl.constexpr,
+    OWN: tl.constexpr,
     UPCAST: tl.constexpr,
     PRECISION: tl.constexpr,
     SPLITS: tl.constexpr,
@@ -144,6 +145,8 @@ def attention_kernel(
         visible = inside[None, :]
         if CAUSAL:
             visible = visible & (key[None, :] <= query[:, None])
+        if OWN > 0:
+            visible = visible & ((key[None, :] >= OWN) | (key[None, :] <= query[:, None]))
         logits = tl.where(visible, logits * scale, float('-inf'))
         larger = tl.maximum(largest, tl.max(logits, axis=1))
         base = tl.where(larger == float('-inf'), 0.0, larger)
@@ -279,6 +282,7 @@ def attention(
     *,
     count: int | Tensor | None = None,
     causal: bool = False,
+    own: int = 0,
     scale: float,
     segment: int | None = None,
     out: Tensor | None = None,
@@ -295,7 +299,7 @@ def attention(
     """
     rows, heads, size = queries.shape
     total, kv_heads = keys.shape[:2]
-    _check(queries, keys, values, count, causal, segment, out)
+    _check(queries, keys, values, count, causal, own, segment, out)
     segments = 1
     if segment is not None:
         segments, rows, total = rows // segment, segment, segment
@@ -348,6 +352,7 @@ def attention(
             REST=rest,
             COUNTED=counted,
             CAUSAL=causal,
+            OWN=own,
             # The interpreter multiplies the bits of 16-bit numbers.
             UPCAST=device.type == 'cpu' and element == 2,
             PRECISION='tf32x3' if element == 4 else 'tf32',
@@ -385,6 +390,7 @@ def _check(
     values: Tensor,
     count: int | Tensor | None,
     causal: bool,
+    own: int,
     segment: int | None,
     out: Tensor | None,
 ) -> None:
@@ -414,7 +420,10 @@ def _check(
         )
     if isinstance(count, int) and not 0 < count <= total:
         raise BackendError(f'attention: expected count 1 to {total}, found {count}')
-    if segment is not None and (count is not None or causal or rows != total or rows % segment):
+    if own and causal:
+        raise BackendError('attention: expected causal or keys of its own, found both')
+    limited = count is not None or causal or own
+    if segment is not None and (limited or rows != total or rows % segment):
         raise BackendError(
             f'attention: expected as many queries as keys in segments of {segment}, without '
             f'count or causal; found {rows} and {total}, count {count}, causal {causal}'
