@@ -19,6 +19,7 @@ from std_srvs.srv import SetBool
 
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.control.sharing import Pause, Sharing
+from quantvla_ros.nodes.controller_facts import ControllerFacts
 from quantvla_ros.nodes.outputs import Commands
 
 QUIET = 0.5  # s
@@ -41,7 +42,8 @@ def action_of(contract: Contract) -> str | None:
     if contract.output.servo is not None:
         return None
     controller, _, last = contract.action.topic.rpartition('/')
-    return f'{controller}/follow_joint_trajectory' if last == 'joint_trajectory' else None
+    named = bool(controller) and last == 'joint_trajectory'
+    return f'{controller}/follow_joint_trajectory' if named else None
 
 
 class SharedController:
@@ -62,7 +64,11 @@ class SharedController:
         self._listener: Any = None
         action = action_of(contract)
         self._status = None
+        self.facts: ControllerFacts | None = None
         if action is not None:
+            apart = {gripper.joint for gripper in contract.output.grippers}
+            joints = [name for name in contract.action.names if name not in apart]
+            self.facts = ControllerFacts(node, action.rpartition('/')[0], joints)
             self._status = node.create_subscription(
                 GoalStatusArray, f'{action}/_action/status', self._on_goals, _STATUS_QOS
             )
@@ -73,10 +79,12 @@ class SharedController:
             self._sharing.sent_goal(goal)
 
     def look(self) -> None:
-        """Listen on the command topic where there is another publisher; to be called now and then.
+        """Ask a new controller how it is set up, listen to another publisher; to be called often.
 
         Where there is none, nobody has to take our own commands out of the middleware again.
         """
+        if self.facts is not None:
+            self.facts.look()
         commands = self._commands
         if commands.arm.topic_type is None:
             return
@@ -106,6 +114,8 @@ class SharedController:
     def close(self) -> None:
         """Free everything."""
         self._node.destroy_service(self._service)
+        if self.facts is not None:
+            self.facts.close()
         for subscription in (self._status, self._listener):
             if subscription is not None:
                 self._node.destroy_subscription(subscription)

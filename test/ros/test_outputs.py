@@ -18,6 +18,7 @@ from rclpy.action import ActionClient, ActionServer, CancelResponse, GoalRespons
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -375,7 +376,7 @@ def test_joint_speeds_are_streamed_with_fresh_stamps_and_end_with_rest(bench):
     heard = bench.heard(JointJog, 'servo_node/delta_joint_cmds')
     bench.output(ARM, '{kind: servo_joint_jog, servo: servo_node, rate: 100.0}')
     bench.start()
-    bench.until(lambda: bench.accepted, 'the type of command')
+    bench.until(lambda: bench.accepted and bench.commands.controllers(), 'Servo')
     points = bench.motion(('b', 'a'), seconds=0.6)
     bench.send(points)
     bench.until(
@@ -580,3 +581,25 @@ def test_pause_is_a_service_of_the_node(bench):
             lambda reason=reason: answers and reason_of(bench, share) is reason, str(reason)
         )
     assert all(answer.success for answer in answers)
+
+
+def test_a_controller_is_asked_how_it_is_set_up_when_it_appears(bench):
+    share = shared(bench, ARM, '{kind: trajectory}')
+    bench.start()
+    share.look()
+    assert share.facts.found == {}  # nobody is there
+    controller = Node('arm')
+    controller.declare_parameter('joints', ['a', 'b', 'c'])
+    controller.declare_parameter('interpolate_from_desired_state', False)
+    controller.declare_parameter('allow_partial_joints_goal', False)
+    bench._executor.add_node(controller)
+    bench._closers.append(controller.destroy_node)
+
+    def asked():
+        share.look()
+        return share.facts.advice
+
+    bench.until(asked, 'advice')
+    assert share.facts.found['joints'] == ['a', 'b', 'c']
+    assert 'we send no c' in share.facts.advice[0]
+    assert 'step back' in share.facts.advice[1]
