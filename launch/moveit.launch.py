@@ -20,7 +20,9 @@ from launch_ros.substitutions import FindPackageShare
 SHARE = FindPackageShare('quantvla_ros')
 
 # Handed on to policy.launch.py.
-POLICY_ARGUMENTS = ('policy', 'contract', 'device', 'params_file', 'autostart', 'log_level')
+POLICY_ARGUMENTS = (
+    'policy', 'contract', 'device', 'joint_limits', 'params_file', 'autostart', 'log_level',
+)
 CONTROLLERS = ('joint_state_broadcaster', 'panda_arm_controller', 'panda_hand_controller')
 
 
@@ -47,6 +49,14 @@ def declared_arguments() -> list[DeclareLaunchArgument]:
             'device',
             default_value='',
             description="Where the policy runs: cpu, cuda or cuda:N; empty: the file's.",
+        ),
+        DeclareLaunchArgument(
+            'joint_limits',
+            default_value=PathJoinSubstitution([
+                FindPackageShare('moveit_resources_panda_moveit_config'), 'config',
+                'joint_limits.yaml',
+            ]),
+            description="MoveIt's joint_limits.yaml: narrows the contract's limits.",
         ),
         DeclareLaunchArgument(
             'autostart',

@@ -47,6 +47,8 @@ OVERRIDES: dict[str, type] = {
     'engine': str,
     'allow_fallback': bool,
     'schedule': str,
+    'robot_description': str,
+    'joint_limits': str,
     'use_sim_time': bool,
 }
 
@@ -96,6 +98,16 @@ def declared_arguments() -> list[DeclareLaunchArgument]:
             default_value='',
             description='How chunks follow each other: sync, async, ensemble or rtc; empty: '
             "the file's.",
+        ),
+        DeclareLaunchArgument(
+            'robot_description',
+            default_value='',
+            description="URDF text that narrows the contract's limits; empty: the file's.",
+        ),
+        DeclareLaunchArgument(
+            'joint_limits',
+            default_value='',
+            description="MoveIt's joint_limits.yaml, which narrows them too; empty: the file's.",
         ),
         DeclareLaunchArgument(
             'use_sim_time',
