@@ -25,7 +25,7 @@ FACADE = {'load_policy': 'engine'}
 ROS = re.compile(r'(rclpy|rcl_interfaces|builtin_interfaces|cv_bridge|launch|launch_ros|tf2_ros'
                  r'|rosidl_runtime_py|ament_index_python|message_filters|std_srvs|\w+_msgs)$')
 GENERATED = frozenset({'msg', 'srv', 'action'})  # of quantvla_ros, by rosidl
-ROS_PACKAGES = frozenset({'nodes', 'cli'})
+ROS_PACKAGES = frozenset({'nodes', 'faults', 'cli'})
 TORCH_FREE = frozenset({'errors', 'contract', 'observation', 'control', 'sim', 'report'})
 
 

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     'fetch': ('fetch', 'fetch a checkpoint from the hub, without pickles (not on the robot)'),
     'bench': ('bench', 'how long a policy takes here, in every precision'),
     'tune': ('tune', 'find the fastest tiles of the kernels on this GPU, and keep them'),
+    'faults': ('faults', 'scripted faults against the policy node: what it makes of them (ROS 2)'),
     'random-checkpoint': ('random_checkpoint', 'write a complete checkpoint with random weights'),
 }
 

@@ -37,11 +37,15 @@ class Child:
         command: name of the command.
         arguments: of the command.
         log: takes stdout and stderr; None leaves stderr where it is, for progress.
+        module: run in place of the command; `command` is what it is called then.
     """
 
-    def __init__(self, command: str, arguments: Sequence[str], log: Path | None) -> None:
+    def __init__(
+        self, command: str, arguments: Sequence[str], log: Path | None, module: str = ''
+    ) -> None:
         self.command, self._log = command, log
-        call = [sys.executable, '-m', 'quantvla_ros', command, *arguments]
+        what = [module] if module else ['quantvla_ros', command]
+        call = [sys.executable, '-m', *what, *arguments]
         if log is None:
             self._process = subprocess.Popen(
                 call, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
@@ -73,12 +77,28 @@ class Child:
         if status is not None:
             raise QuantVLAError(f'{self.command} ended with status {status}:\n{self.tail()}')
 
+    @property
+    def output(self) -> str:
+        """All of its output so far."""
+        return self._log.read_text(encoding='utf-8', errors='replace') if self._log else ''
+
     def tail(self) -> str:
         """The last lines of its output."""
-        if self._log is None:
-            return ''
-        lines = self._log.read_text(encoding='utf-8', errors='replace').splitlines()
-        return '\n'.join(f'  {line}' for line in lines[-_LOG_LINES:])
+        return '\n'.join(f'  {line}' for line in self.output.splitlines()[-_LOG_LINES:])
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def status(self) -> int | None:
+        """Exit status; None while it runs."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
 
     def end(self) -> int:
         """End it in order; returns its exit status. A process that does not end is killed."""

@@ -102,7 +102,10 @@ class TabletopNode(Node):
         """Bring the arm to the present, in steps no longer than the period of the joint states."""
         now = self.now()
         if not 0 <= now - self._time < _LOST:
+            back = now < self._time
             self._time = self._next_picture = now - self._step
+            if back:  # what it was told to do has times that lie ahead again
+                self._controller.reset(self.world.joint_positions.tolist(), self._time)
         while self._time < now:
             step = min(self._step, now - self._time)
             self._time += step

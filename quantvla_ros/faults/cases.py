@@ -1,0 +1,91 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""All failure cases, 1 to 53: those that are played, and why the others are not.
+
+A number stands for a failure that systems of this kind are known for (docs/faults.md); one number
+may have several cases, as there are several ways to have it.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quantvla_ros.contract.types import IMAGE, ActionKind, Contract, OutputKind
+from quantvla_ros.faults import cases_inputs, cases_policy, cases_system
+from quantvla_ros.faults.case import Case, Need
+from quantvla_ros.faults.stage import Setting
+
+LAST = 53
+
+CASES: tuple[Case, ...] = tuple(sorted(
+    (*cases_inputs.CASES, *cases_policy.CASES, *cases_system.CASES), key=lambda case: case.number
+))
+
+# Why a number is not played, and where it is looked after instead.
+ELSEWHERE: dict[int, str] = {
+    18: 'the simulated arm sends raw pictures; a corrupt JPEG goes the way of case 16 from the '
+        'decoder on (test/test_observation_decode.py)',
+    26: 'needs a Jetson that gets hot; for the node it is case 25, and its diagnostics have the '
+        'percentiles of inference',
+    31: 'an artifact holds integers and scales, nothing of an architecture; kernels are compiled '
+        'where they run (test/test_artifact.py)',
+    35: 'a controller says nothing on its topic; refusals of a FollowJointTrajectory action are '
+        'played against a server of it (test/ros/test_outputs.py)',
+    43: 'the node takes commands in words by topic and its lifecycle: there is no goal to cancel',
+    44: 'the node takes commands in words by topic and its lifecycle: there is no goal to refuse',
+    45: 'of bags, without a node: test/test_bags_reading.py and test/attacks',
+    46: 'of bags, without a node: test/test_bags_reading.py',
+    47: 'of bags, without a node: test/test_bags_replay.py',
+    48: 'of bags, without a node: test/test_bags_reading.py',
+    49: 'of calibration, without a node: test/test_calibration_data.py',
+    50: 'of calibration, without a node: test/test_artifact.py',
+    51: 'the node loads from directories only and never downloads: test/test_cli_fetch.py',
+    53: 'no joint of the simulated arm turns without end: test/test_control_guard.py',
+}
+
+
+def missing(need: Need, contract: Contract, setting: Setting) -> bool:
+    """Whether what a case needs is not there."""
+    return {
+        Need.ARM: not setting.own_arm,
+        Need.COMMANDS: contract.output.kind is not OutputKind.TRAJECTORY,
+        Need.RAW_PICTURES: not any(
+            camera.type == IMAGE and camera.required for camera in contract.cameras
+        ),
+        Need.GRIPPER: not any(part.kind is ActionKind.GRIPPER for part in contract.action.parts),
+    }[need]
+
+
+def choose(
+    contract: Contract,
+    setting: Setting,
+    *,
+    quick: bool = False,
+    only: Sequence[int] = (),
+    dangerous: bool = True,
+) -> tuple[list[Case], dict[int, str]]:
+    """The cases to play, and why the other numbers are not.
+
+    Args:
+        contract, setting: what there is.
+        quick: only those of the quick form.
+        only: only these numbers; empty for all.
+        dangerous: those too that would move an arm if the node failed.
+    """
+    chosen: list[Case] = []
+    left_out = dict(ELSEWHERE)
+    for case in CASES:
+        needs = [need for need in case.needs if missing(need, contract, setting)]
+        if needs:
+            left_out[case.number] = f'needs {needs[0].value}'
+        elif case.dangerous and not dangerous:
+            left_out[case.number] = 'dangerous on an arm that is not simulated: --dangerous'
+        elif quick and not case.quick and case.number not in only:
+            left_out[case.number] = 'not in the quick form'
+        elif only and case.number not in only:
+            left_out[case.number] = 'not asked for'
+        else:
+            chosen.append(case)
+    played = {case.number for case in chosen}
+    return chosen, {
+        number: reason for number, reason in left_out.items() if number not in played
+    }

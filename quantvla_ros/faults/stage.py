@@ -1,0 +1,474 @@
+# Copyright 2026 quantvla_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The stage that faults are played on: an arm, the policy node between relays, and what they do.
+
+Processes are started by whoever makes the stage; everything that the arm and the node say is
+recorded with the time at which it was heard. Knows nothing of single cases.
+"""
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue, SetParametersResult
+from rcl_interfaces.srv import SetParameters
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from quantvla_ros.contract.types import Contract, OutputKind
+from quantvla_ros.faults.case import FaultsError
+from quantvla_ros.faults.measure import Motion, Said, differences
+from quantvla_ros.faults.relay import BEST_EFFORT, PREFIX, RELIABLE, Relay
+from quantvla_ros.faults.spoiled import LOAD, NODE, SPOIL
+from quantvla_ros.msg import ActionChunk, PolicyStatus
+from quantvla_ros.nodes.messages import message_class, time_message
+from quantvla_ros.nodes.operator import Operator
+from quantvla_ros.nodes.process import Interrupted, StopSignal
+from quantvla_ros.nodes.states import State
+from quantvla_ros.observation.messages import nanoseconds
+
+CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
+PATIENCE = 30.0  # s for what has to happen; a busy machine takes ten to start a node
+MOVING = 0.15  # rad/s or m/s, of the fastest joint of an arm that is on its way
+_POLL = 0.01  # s between two looks
+_TICK = 0.01  # s of simulated time
+# As the node offers it, but for the depth: two changes in a row are both heard.
+_STATUS_QOS = QoSProfile(
+    reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    history=HistoryPolicy.KEEP_LAST, depth=20,
+)
+_LEVELS = {b'\x00': 'OK', b'\x01': 'WARN', b'\x02': 'ERROR', b'\x03': 'STALE'}
+
+
+class Process(Protocol):
+    """A process that the stage was given."""
+
+    @property
+    def output(self) -> str:
+        """All of its output so far."""
+
+    def check(self) -> None:
+        """Raise where it has ended by itself."""
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+
+    def status(self) -> int | None:
+        """Exit status; None while it runs."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def end(self) -> int:
+        """End it in order; its exit status."""
+
+
+# (name, ROS parameters, remappings) -> the process; names are 'tabletop' and 'policy'.
+Start = Callable[[str, dict[str, object], dict[str, str]], Process]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is on the stage.
+
+    Attributes:
+        policy: directory of an artifact or checkpoint.
+        contract: file.
+        instructions: two commands that make the arm move, one after the other.
+        own_arm: whether the simulated arm is started; else somebody's bring-up is there.
+        seed: of the simulated arm's scene.
+        device: of the policy.
+    """
+
+    policy: Path
+    contract: Path
+    instructions: tuple[str, ...]
+    own_arm: bool = True
+    seed: int = 0
+    device: str = 'cpu'
+
+
+@dataclass
+class Record:
+    """All that was heard; times in s of the monotonic clock."""
+
+    joints: list[tuple[float, int, list[float], list[float] | None]] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
+    diagnostics: list[tuple[float, str, str, str]] = field(default_factory=list)
+    trajectories: list[tuple[float, int, JointTrajectory]] = field(default_factory=list)
+    chunks: list[tuple[float, ActionChunk]] = field(default_factory=list)
+    status: PolicyStatus | None = None
+
+
+class Stage:
+    """See the module; a context manager.
+
+    Args:
+        setting: what is on it.
+        contract: the one of `setting.contract`, read.
+        start: starts a process.
+        stop: ends every wait with `Interrupted`.
+        scratch: an empty folder for files of cases.
+
+    Attributes:
+        cameras: relay by name in the contract.
+        joints, commands: the other relays; `commands` is None where the arm is not commanded by a
+            trajectory topic.
+        record: all that was heard.
+        policy, arm: processes; `arm` is None where it is not ours, or was killed.
+        rivals: publishers of a case, besides the node's.
+        may_end: whether the policy's process may end by itself now.
+    """
+
+    def __init__(
+        self, setting: Setting, contract: Contract, start: Start, stop: StopSignal, scratch: Path
+    ) -> None:
+        self.setting, self.contract, self.scratch = setting, contract, scratch
+        self._start, self._stop = start, stop
+        self.record = Record()
+        self.operator = Operator(stop)
+        self.node: Any = self.operator.node
+        self.clock = SimulatedClock(self.node)
+        self._policy: Process | None = None
+        self.arm: Process | None = None
+        try:
+            self._set_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self) -> None:
+        setting, contract = self.setting, self.contract
+        node = self.node
+        if setting.own_arm:
+            self.operator.refuse_company()
+        self.cameras = {
+            camera.name: Relay(
+                node, camera.topic, PREFIX + camera.topic, message_class(camera.type),
+                BEST_EFFORT, BEST_EFFORT,
+            )
+            for camera in contract.cameras
+        }
+        self.joints = Relay(
+            node, contract.joint_states.topic, PREFIX + contract.joint_states.topic, JointState,
+            BEST_EFFORT, RELIABLE, self._on_joints,
+        )
+        self._inputs = [
+            contract.joint_states.topic, *(camera.topic for camera in contract.cameras)
+        ]
+        self.commands: Relay | None = None
+        if contract.output.kind is OutputKind.TRAJECTORY:
+            self.commands = Relay(
+                node, PREFIX + contract.action.topic, contract.action.topic, JointTrajectory,
+                RELIABLE, RELIABLE, self._on_trajectory,
+            )
+        node.create_subscription(PolicyStatus, 'policy/status', self._on_status, _STATUS_QOS)
+        node.create_subscription(ActionChunk, 'policy/action_chunk', self._on_chunk, 10)
+        node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
+        self._instruction = node.create_publisher(String, contract.language.topic, RELIABLE)
+        self._next, self.may_end = 0, False
+        self.rivals: list[Any] = []
+        if setting.own_arm:
+            self.start_arm()
+        self.start_policy()
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End everything."""
+        self.clock.close()
+        # The policy first: it ends with a hold, which an arm must be there to hear.
+        for process in (self._policy, self.arm):
+            if process is not None:
+                process.end()
+        self.operator.__exit__()
+
+    # Processes and transitions.
+
+    def start_arm(self) -> None:
+        """The simulated arm."""
+        self.arm = self._start('tabletop', {'seed': self.setting.seed}, {})
+
+    def kill_arm(self) -> None:
+        """As a crash would: cameras, joint states and controller, all at once."""
+        arm, self.arm = self.arm, None
+        if arm is not None:
+            arm.kill()
+
+    def start_policy(self) -> None:
+        """The policy node, with a policy that can be spoiled, at the far end of the relays."""
+        names = list(self._inputs)
+        if self.commands is not None:
+            names.append(self.contract.action.topic)
+        self._policy = self._start(
+            'policy',
+            {
+                'policy': self.setting.policy.resolve(),
+                'contract': self.setting.contract.resolve(),
+                'device': self.setting.device,
+            },
+            {name: PREFIX + name for name in names},
+        )
+        self.may_end = False
+        self.operator.watched[:] = [self.check]
+
+    @property
+    def policy(self) -> Process:
+        """The policy node."""
+        assert self._policy is not None  # started by whoever made the stage
+        return self._policy
+
+    def check(self) -> None:
+        """Raise where a process has ended by itself."""
+        if not self.may_end:
+            self.policy.check()
+        if self.arm is not None:
+            self.arm.check()
+
+    def transition(self, number: int) -> bool:
+        """Ask the node for a lifecycle transition; whether it was made."""
+        return self.operator.transition(number)
+
+    def begin(self) -> None:
+        """Configure, activate, and have the policy run."""
+        for number, name in ((CONFIGURE, 'configure'), (ACTIVATE, 'activate')):
+            if not self.transition(number):
+                raise FaultsError(f'the policy node refused to {name}:\n{self.policy.output}')
+        self.until(lambda: self.heard_by_policy(self.contract.language.topic), PATIENCE)
+        self.say(self.setting.instructions[0])
+        self.expect_running(PATIENCE)
+
+    def expect_running(self, timeout: float) -> None:
+        """Wait for chunks.
+
+        Raises:
+            FaultsError: none come.
+        """
+        if not self.until(lambda: self.state == State.RUNNING.name, timeout):
+            raise FaultsError(f'the policy does not run: {self.state}: {self.reason}')
+
+    # What is done to the node.
+
+    def say(self, instruction: str) -> None:
+        """Give a command."""
+        self._instruction.publish(String(data=instruction))
+
+    def move(self) -> None:
+        """Have the arm on its way.
+
+        Raises:
+            FaultsError: it does not move.
+        """
+        self.expect_running(PATIENCE)
+        for _ in range(4):
+            self._next = (self._next + 1) % len(self.setting.instructions)
+            self.say(self.setting.instructions[self._next])
+            if self.until(lambda: self.speed() > MOVING, 4.0):
+                return
+        raise FaultsError('the arm does not move, whatever it is told')
+
+    def mend_relays(self) -> None:
+        """Let everything through again as it is."""
+        for relay in (*self.cameras.values(), self.joints):
+            relay.fault = None
+        if self.commands is not None:
+            self.commands.fault = None
+            self.commands.open()
+        while self.rivals:
+            self.node.destroy_publisher(self.rivals.pop())
+
+    def spoil(self, what: str) -> None:
+        """Spoil the policy's chunks from now on; '' for no longer."""
+        self.set_parameter(NODE, SPOIL, what)
+
+    def load_instead(self, what: str) -> None:
+        """What is loaded at the next configure in place of the policy; '' for the policy."""
+        self.set_parameter(NODE, LOAD, what)
+
+    def set_parameter(self, node: str, name: str, value: object) -> SetParametersResult:
+        """Set a parameter of a node; its answer."""
+        kinds: dict[type, tuple[int, str]] = {
+            str: (ParameterType.PARAMETER_STRING, 'string_value'),
+            float: (ParameterType.PARAMETER_DOUBLE, 'double_value'),
+            bool: (ParameterType.PARAMETER_BOOL, 'bool_value'),
+        }
+        kind, slot = kinds[type(value)]
+        message = ParameterValue(type=kind)
+        setattr(message, slot, value)
+        request = SetParameters.Request(parameters=[Parameter(name=name, value=message)])
+        return self.operator.call(SetParameters, f'{node}/set_parameters', request).results[0]
+
+    def simulated_time(self, on: bool) -> None:
+        """Have arm and node on simulated time, or on the machine's again; inactive meanwhile.
+
+        The operator's node, whose stamps nobody judges, stays on the machine's.
+        """
+        if on:
+            self.clock.start()
+        for name in ('policy', 'tabletop'):
+            self.set_parameter(name, 'use_sim_time', on)
+        if not on:
+            self.clock.close()
+
+    # What the arm and the node do.
+
+    @property
+    def state(self) -> str:
+        """The node's state by name, '' before the first status."""
+        return self.record.said[-1].state if self.record.said else ''
+
+    @property
+    def reason(self) -> str:
+        """Why, in the node's words."""
+        return self.record.said[-1].reason if self.record.said else ''
+
+    @property
+    def published(self) -> int:
+        """Chunks that were heard so far."""
+        return len(self.record.chunks)
+
+    def heard_by_policy(self, topic: str) -> bool:
+        """Whether anybody subscribes to a topic."""
+        return self.node.count_subscribers(self.node.resolve_topic_name(topic)) > 0
+
+    def speed(self) -> float:
+        """Of the fastest joint now, rad/s or m/s."""
+        motion = self.motion(time.monotonic() - 0.1, time.monotonic())
+        return float(np.abs(motion.velocities[-1]).max()) if len(motion.times) else 0.0
+
+    def motion(self, since: float, until: float) -> Motion:
+        """What the arm did in [since, until]; before any fault on the way."""
+        entries = [entry for entry in self.record.joints if since <= entry[0] <= until]
+        names = self.contract.action.names
+        times = np.array([entry[0] for entry in entries])
+        positions = np.array([entry[2] for entry in entries]).reshape(-1, len(names))
+        given = [entry[3] for entry in entries]
+        if any(row is None for row in given):
+            stamps = np.array([entry[1] for entry in entries]) * 1e-9
+            velocities = differences(stamps, positions)
+        else:
+            velocities = np.array(given).reshape(-1, len(names))
+        return Motion(times, positions, velocities, names)
+
+    def until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait for something; whether it happened in time.
+
+        Raises:
+            Interrupted: the user asked to stop.
+            QuantVLAError: a process ended.
+        """
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if self._stop.is_set():
+                raise Interrupted
+            self.check()
+            if time.monotonic() > deadline:
+                return False
+            self._stop.wait(_POLL)
+        return True
+
+    def watch(self, seconds: float) -> None:
+        """Let time pass while everything is recorded."""
+        self.until(lambda: False, seconds)
+
+    def _on_joints(self, message: JointState) -> None:
+        names = list(message.name)
+        try:
+            columns = [names.index(name) for name in self.contract.action.names]
+        except ValueError:
+            return  # of another part of the robot
+        velocity = list(message.velocity)
+        self.record.joints.append((
+            time.monotonic(), nanoseconds(message.header.stamp),
+            [message.position[column] for column in columns],
+            [velocity[column] for column in columns] if len(velocity) == len(names) else None,
+        ))
+
+    def _on_trajectory(self, message: JointTrajectory) -> None:
+        self.record.trajectories.append((time.monotonic(), self.now(), message))
+
+    def now(self) -> int:
+        """Time of the clock that arm and node are on, ns."""
+        return self.clock.now if self.clock.running else self.operator.now()
+
+    def _on_status(self, message: PolicyStatus) -> None:
+        self.record.status = message
+        state, said = State(message.state).name, self.record.said
+        if not said or (said[-1].state, said[-1].reason) != (state, message.reason):
+            said.append(Said(time.monotonic(), state, message.reason))
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        self.record.chunks.append((time.monotonic(), message))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        now = time.monotonic()
+        for status in message.status:
+            if status.name.startswith('policy: '):
+                level = _LEVELS.get(bytes(status.level), '?')
+                self.record.diagnostics.append((now, status.name, level, status.message))
+
+
+class SimulatedClock:
+    """/clock from a thread of its own: the machine's time and an offset.
+
+    Args:
+        node: publishes.
+
+    Attributes:
+        offset: ns that simulated time is ahead.
+        silent: while set, nothing is published.
+        now: ns; published last.
+    """
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+        self.offset, self.silent, self.now = 0, False, 0
+        self._publisher: Any = None
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether there is simulated time."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Begin, at the machine's time."""
+        self.offset, self.silent = 0, False
+        self._closing.clear()
+        self._publisher = self._node.create_publisher(Clock, '/clock', BEST_EFFORT)
+        self._thread = threading.Thread(target=self._run, name='clock', daemon=True)
+        self._thread.start()
+
+    def jump(self, seconds: float) -> None:
+        """Jump."""
+        self.offset += round(seconds * 1e9)
+
+    def close(self) -> None:
+        """Stop, if it was started."""
+        if self._thread is not None:
+            self._closing.set()
+            self._thread.join()
+            self._thread = None
+            self._node.destroy_publisher(self._publisher)
+
+    def _run(self) -> None:
+        while not self._closing.wait(_TICK):
+            if not self.silent:
+                self.now = time.time_ns() + self.offset
+                self._publisher.publish(Clock(clock=time_message(self.now)))
+
+
