@@ -14,6 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from quantvla_ros.contract.load import LANGUAGE_STREAM
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.control.schedule import Latencies
+from quantvla_ros.control.watchdogs import Level, Reading
 from quantvla_ros.engine.running import Running
 from quantvla_ros.nodes.inputs import Input, Inputs, is_raw_image
 from quantvla_ros.nodes.messages import diagnostic, time_message
@@ -147,6 +148,20 @@ def command_status(name: str, contract: Contract, commands: Commands) -> Diagnos
         'subscribers': controllers, 'other publishers': rivals, **commands.facts(),
     }
     return diagnostic(level, f'{name}: commands', contract.robot, message, values)
+
+
+_WATCHDOG_LEVELS = {None: OK, Level.OK: OK, Level.WARN: WARN, Level.ERROR: ERROR}
+
+
+def watchdog_status(name: str, contract: Contract, reading: Reading) -> DiagnosticStatus:
+    """One watchdog: its number and its limit."""
+    values = {
+        'number': f'{reading.number:.3f}', 'limit': f'{reading.limit:g}', 'unit': reading.unit,
+    }
+    return diagnostic(
+        _WATCHDOG_LEVELS[reading.level], f'{name}: watchdog {reading.name}', contract.robot,
+        reading.sentence, values,
+    )
 
 
 def array(statuses: list[DiagnosticStatus], now: int) -> DiagnosticArray:

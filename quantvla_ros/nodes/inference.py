@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from quantvla_ros.control.rtc import Guidance
+from quantvla_ros.control.watchdogs import device_failure
 from quantvla_ros.nodes.supervisor import Supervisor, Work
 from quantvla_ros.observation.types import Observation
 
@@ -51,6 +52,9 @@ class InferenceThread:
         policy: infers.
         logger: takes the traceback of a policy that fails.
         crashed: told of a fault of ours, not the policy's, that ends the thread.
+
+    Attributes:
+        lost: what happened to the GPU, '' where nothing has.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class InferenceThread:
         self._stop = threading.Event()
         self._warm = threading.Event()
         self._failure: Exception | None = None
+        self._begun: float | None = None
+        self.lost = ''
         self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
 
     def warm_up(self) -> None:
@@ -86,6 +92,12 @@ class InferenceThread:
         self._seed = seed
         self._supervisor = supervisor
         self._wake.set()
+
+    @property
+    def in_flight(self) -> float:
+        """For how many s an inference has been under way; 0 where none is."""
+        begun = self._begun
+        return 0.0 if begun is None else time.monotonic() - begun
 
     def wake(self) -> None:
         """Something has arrived: look at the schedule now."""
@@ -123,12 +135,20 @@ class InferenceThread:
         # The stamp is in the seed: a bag that is played again gives the same chunks.
         seed = None if self._seed < 0 else (self._seed + work.observation.stamp) % 2**63
         begun = time.perf_counter()
+        self._begun = time.monotonic()
         try:
             raw = self._infer(work, seed)
         except Exception as error:  # any fault of a policy ends in a hold and a named state
+            lost = device_failure(error)
+            if lost is not None:
+                self.lost = lost
+                supervisor.device_failed(lost)  # the hold first
+            else:
+                supervisor.failed(work, f'{type(error).__name__}: {error}')
             self._logger.error(f'inference failed:\n{traceback.format_exc()}')
-            supervisor.failed(work, f'{type(error).__name__}: {error}')
             return
+        finally:
+            self._begun = None
         supervisor.deliver(work, raw, time.perf_counter() - begun)
 
     def _infer(self, work: Work, seed: int | None) -> np.ndarray:

@@ -59,6 +59,7 @@ class Input:
         lost: messages that the middleware says were lost.
         incompatible: QoS policy that keeps a publisher from being heard; empty for none.
         size: bytes of the last message's data, 0 where it has none.
+        qos: what we ask for.
     """
 
     stream: str
@@ -69,6 +70,7 @@ class Input:
     lost: int = 0
     incompatible: str = ''
     size: int = 0
+    qos: QoSProfile = field(default_factory=lambda: _CAMERA)
     arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=512))
 
     def rate(self) -> float:
@@ -150,14 +152,10 @@ class Inputs:
         return self._node.count_publishers(self._node.resolve_topic_name(entry.topic))
 
     def _subscribe(self, entry: Input, qos: QoSProfile, callback: Callable[[Any], None]) -> None:
-        logger = self._node.get_logger()
+        entry.qos = qos
 
         def incompatible(event: Any) -> None:
             entry.incompatible = _policy_name(event.last_policy_kind)
-            logger.warning(
-                f'{entry.topic}: a publisher cannot be heard, its {entry.incompatible} does not '
-                f'fit: expected one that offers {qos.reliability.name}, {qos.durability.name}'
-            )
 
         def lost(event: Any) -> None:
             entry.lost = event.total_count

@@ -101,7 +101,3 @@ class TrajectoryOutput:
 
         self.incompatible = qos_policy_name_from_kind(event.last_policy_kind).lower()
         self.problem = f'the {self.incompatible} of a subscriber does not fit'
-        self._node.get_logger().warning(
-            f'{self.name}: a subscriber cannot hear the commands, its '
-            f'{self.incompatible} does not fit: offered are RELIABLE, VOLATILE'
-        )

@@ -99,6 +99,11 @@ class Commands:
         """The QoS policy by which a subscriber cannot hear the commands, '' where all can."""
         return getattr(self._arm, 'incompatible', '')
 
+    def fits(self) -> None:
+        """Those that could not hear the commands are gone."""
+        if isinstance(self._arm, TrajectoryOutput):
+            self._arm.incompatible = self._arm.problem = ''
+
     @property
     def problems(self) -> list[str]:
         """What is wrong with arm and grippers, in words."""

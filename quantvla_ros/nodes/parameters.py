@@ -153,6 +153,23 @@ POLICY_PARAMETERS: tuple[Parameter, ...] = (
         'Seconds for which the inputs must be healthy again before the arm moves on after a hold.',
         (0.0, 60.0),
     ),
+    Parameter(
+        'clock_timeout', 1.0,
+        'Seconds, by a steady clock, that the clock of the node may stand still before the arm is '
+        'held.',
+        (0.1, 60.0),
+    ),
+    Parameter(
+        'controller_timeout', 1.0,
+        'Seconds that a controller, once there, may be away before the arm is held.',
+        (0.1, 60.0),
+    ),
+    Parameter(
+        'inference_timeout', 5.0,
+        'Seconds that an inference may take before it is called stuck. The arm has come to rest at '
+        'the end of its chunk by then.',
+        (0.1, 600.0),
+    ),
 )
 
 TABLETOP_PARAMETERS: tuple[Parameter, ...] = (

@@ -51,6 +51,7 @@ from quantvla_ros.nodes.safety import Safety
 from quantvla_ros.nodes.sharing import SharedController
 from quantvla_ros.nodes.states import Cause, State, Status
 from quantvla_ros.nodes.supervisor import Supervisor, Tuning
+from quantvla_ros.nodes.watch import Timeouts, Watchdogs, Watched
 from quantvla_ros.observation.buffer import ObservationBuffer
 
 _WATCH = 0.02  # s between two looks at the inputs
@@ -87,6 +88,13 @@ def _scheduling(given: Mapping[str, Value]) -> Scheduling:
     )
 
 
+def _timeouts(given: Mapping[str, Value]) -> Timeouts:
+    """Limits of the watchdogs that are parameters."""
+    return Timeouts(*(
+        float(given[f'{name}_timeout']) for name in ('clock', 'controller', 'inference')
+    ))
+
+
 def _not_run(error: Exception) -> None:
     """What a thread's fault leads to where no `process.run` runs the node."""
     raise error
@@ -117,6 +125,7 @@ class _Loaded:
     inference: InferenceThread
     share: SharedController
     safety: Safety
+    watchdogs: Watchdogs
 
 
 class PolicyNode(LifecycleNode):
@@ -218,6 +227,7 @@ class PolicyNode(LifecycleNode):
         loaded.schedule.execute_steps = int(steps)
         loaded.schedule.settings = _scheduling(given)
         loaded.supervisor.tuning = Tuning(float(given['hold_time']), float(given['recovery_time']))
+        loaded.watchdogs.use(_timeouts(given))
         loaded.supervisor.limit(
             narrowed(loaded.contract.limits, float(given['limit_share']))
         )
@@ -310,9 +320,12 @@ class PolicyNode(LifecycleNode):
             contract, buffer, joints, schedule, Tuning(0.3, 0.5), commands, self.now, share
         )
         inputs = Inputs(self, contract, buffer, joints, self.now, inference.wake)
+        watchdogs = Watchdogs(self, Watched(
+            contract, buffer, inputs, commands, inference, supervisor, self.now
+        ))
         return _Loaded(
             contract, policy, buffer, joints, schedule, inputs, commands, supervisor, inference,
-            share, Safety(self, contract, supervisor),
+            share, Safety(self, contract, supervisor), watchdogs,
         )
 
     def _unload(self) -> None:
@@ -331,7 +344,10 @@ class PolicyNode(LifecycleNode):
         gc.collect()
         torch = sys.modules.get('torch')
         if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+            try:
+                torch.cuda.empty_cache()
+            except RuntimeError as error:  # a device that was lost frees nothing any more
+                self.get_logger().warning(f'the memory of the GPU was not freed: {error}')
 
     def _watch(self) -> None:
         """Look after the inputs many times a second, say what changed, report once a second."""
@@ -342,6 +358,7 @@ class PolicyNode(LifecycleNode):
                 self._news.clear()
                 with self._reporting:
                     if self._loaded is not None:
+                        self._loaded.watchdogs.look()
                         self._loaded.supervisor.watch()
                     self._say_changes()
                     if time.monotonic() >= next_report:
@@ -418,5 +435,9 @@ class PolicyNode(LifecycleNode):
                     for entry in loaded.inputs.all
                 ),
                 diagnostics.command_status(name, contract, loaded.commands),
+                *(
+                    diagnostics.watchdog_status(name, contract, reading)
+                    for reading in loaded.watchdogs.shown
+                ),
             ]
         self._diagnostics_publisher.publish(diagnostics.array(statuses, now))

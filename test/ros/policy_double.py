@@ -45,6 +45,8 @@ class Double:
             time.sleep(1.5)
         elif word == 'raise':
             raise RuntimeError('the double raises')
+        elif word == 'lose the GPU':
+            raise RuntimeError('CUDA error: an illegal memory access was encountered')
         return rows
 
 
