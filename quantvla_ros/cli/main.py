@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     'policy': ('policy', 'run the policy node (ROS 2)'),
     'tabletop': ('tabletop', 'run the simulated arm (ROS 2)'),
     'record': ('record', 'record expert episodes of the simulated arm as a bag (ROS 2)'),
+    'replay': ('replay', 'infer again what a policy node recorded: are the bits the same?'),
     'demo': ('demo', 'the whole chain on the simulated arm, with video (ROS 2)'),
     'calibrate': ('calibrate', 'quantize a checkpoint from recorded bags'),
     'evaluate': ('evaluate', 'open-loop error on bags, or success in the built-in simulator'),

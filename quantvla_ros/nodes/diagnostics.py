@@ -19,6 +19,7 @@ from quantvla_ros.engine.running import Running
 from quantvla_ros.nodes.inputs import Input, Inputs, is_raw_image
 from quantvla_ros.nodes.messages import diagnostic, time_message
 from quantvla_ros.nodes.outputs import Commands
+from quantvla_ros.nodes.recording import Recording
 from quantvla_ros.nodes.states import Cause, Counts, State, Status
 from quantvla_ros.observation.buffer import ObservationBuffer
 
@@ -148,6 +149,23 @@ def command_status(name: str, contract: Contract, commands: Commands) -> Diagnos
         'subscribers': controllers, 'other publishers': rivals, **commands.facts(),
     }
     return diagnostic(level, f'{name}: commands', contract.robot, message, values)
+
+
+def recording_status(
+    name: str, contract: Contract, recording: Recording | None
+) -> list[DiagnosticStatus]:
+    """The bag that the node writes, where it writes one."""
+    if recording is None:
+        return []
+    level, message = OK, f'{recording.written} messages'
+    if recording.problem:
+        level, message = ERROR, recording.problem
+    elif recording.lost:
+        level = WARN
+        message = f'{recording.lost} messages were left out: the disk or the processor is too slow'
+    return [
+        diagnostic(level, f'{name}: recording', contract.robot, message, recording.facts())
+    ]
 
 
 _WATCHDOG_LEVELS = {None: OK, Level.OK: OK, Level.WARN: WARN, Level.ERROR: ERROR}

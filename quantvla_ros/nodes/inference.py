@@ -6,6 +6,7 @@ Knows a supervisor and something that infers; knows nothing of ROS but a logger.
 """
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 import traceback
@@ -35,6 +36,15 @@ class Infers(Protocol):
         """Make the first inference as fast as the rest."""
 
 
+class Listener(Protocol):
+    """Who wants to know of finished inferences. Called in the thread that infers: must be quick."""
+
+    def inferred(
+        self, work: Work, seed: int, raw: np.ndarray, seconds: float, outcome: str
+    ) -> None:
+        """After what came of it was sent, or not: `outcome` is the node's sentence by then."""
+
+
 class Logger(Protocol):
     """What the thread needs of a logger."""
 
@@ -55,12 +65,16 @@ class InferenceThread:
 
     Attributes:
         lost: what happened to the GPU, '' where nothing has.
+
+    Attributes:
+        listeners: told of every finished inference.
     """
 
     def __init__(
         self, policy: Infers, logger: Logger, crashed: Callable[[Exception], None]
     ) -> None:
         self._policy, self._logger, self._crashed = policy, logger, crashed
+        self.listeners: list[Listener] = []
         self._supervisor: Supervisor | None = None
         self._seed = 0
         self._wake = threading.Event()
@@ -132,8 +146,12 @@ class InferenceThread:
         work = supervisor.plan()
         if work is None:
             return
-        # The stamp is in the seed: a bag that is played again gives the same chunks.
-        seed = None if self._seed < 0 else (self._seed + work.observation.stamp) % 2**63
+        # The stamp is in the seed: a bag that is played again gives the same chunks. Fresh noise
+        # has a seed, too: what is recorded can be done again.
+        seed = (
+            secrets.randbits(63) if self._seed < 0
+            else (self._seed + work.observation.stamp) % 2**63
+        )
         begun = time.perf_counter()
         self._begun = time.monotonic()
         try:
@@ -149,9 +167,12 @@ class InferenceThread:
             return
         finally:
             self._begun = None
-        supervisor.deliver(work, raw, time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        supervisor.deliver(work, raw, seconds)
+        for listener in self.listeners:
+            listener.inferred(work, seed, raw, seconds, supervisor.status.sentence)
 
-    def _infer(self, work: Work, seed: int | None) -> np.ndarray:
+    def _infer(self, work: Work, seed: int) -> np.ndarray:
         if work.guidance is None:
             return self._policy.infer(work.observation, seed=seed)
         return self._policy.infer(work.observation, seed=seed, guidance=work.guidance)

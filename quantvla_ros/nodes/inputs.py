@@ -15,6 +15,7 @@ from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
 
 from quantvla_ros.contract.load import JOINT_STREAM, LANGUAGE_STREAM
 from quantvla_ros.contract.types import IMAGE, JOINT_STATE, STRING, Contract
@@ -45,6 +46,9 @@ _LATCHED = QoSProfile(
     depth=1,
 )
 _WINDOW = 3.0  # s over which a rate is taken
+
+# topic by full name, a message as it came, ns of the node's clock when it did.
+Tap = Callable[[str, bytes, int], None]
 
 
 @dataclass
@@ -92,6 +96,7 @@ class Inputs:
         joints: takes joint states as well.
         now: the node's clock, ns.
         heard: called after a camera picture or a command was stored.
+        tap: given every message as it came, before it is stored.
     """
 
     def __init__(
@@ -102,8 +107,9 @@ class Inputs:
         joints: MeasuredJoints,
         now: Callable[[], int],
         heard: Callable[[], None],
+        tap: Tap | None = None,
     ) -> None:
-        self._node, self._now, self._heard = node, now, heard
+        self._node, self._now, self._heard, self._tap = node, now, heard, tap
         self._buffer, self._joints = buffer, joints
         self._subscriptions: list[Any] = []
         self.all: list[Input] = []
@@ -133,10 +139,9 @@ class Inputs:
             self._node.resolve_topic_name(self._language.topic)
         )
         if any(p.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in publishers):
-            self._latched = self._node.create_subscription(
-                message_class(STRING), self._language.topic,
-                self._language_callback(self._language), _LATCHED,
-                event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: None),
+            self._latched = self._listen(
+                self._language, _LATCHED, self._language_callback(self._language),
+                SubscriptionEventCallbacks(incompatible_qos=lambda event: None),
             )
             self._subscriptions.append(self._latched)
 
@@ -151,7 +156,9 @@ class Inputs:
         # Resolved by us: the graph is asked without remappings.
         return self._node.count_publishers(self._node.resolve_topic_name(entry.topic))
 
-    def _subscribe(self, entry: Input, qos: QoSProfile, callback: Callable[[Any], None]) -> None:
+    def _subscribe(
+        self, entry: Input, qos: QoSProfile, callback: Callable[[Any, int], None]
+    ) -> None:
         entry.qos = qos
 
         def incompatible(event: Any) -> None:
@@ -161,50 +168,69 @@ class Inputs:
             entry.lost = event.total_count
 
         self._subscriptions.append(
-            self._node.create_subscription(
-                message_class(entry.type), entry.topic, callback, qos,
-                event_callbacks=SubscriptionEventCallbacks(
-                    incompatible_qos=incompatible, message_lost=lost
-                ),
+            self._listen(
+                entry, qos, callback,
+                SubscriptionEventCallbacks(incompatible_qos=incompatible, message_lost=lost),
             )
         )
         self.all.append(entry)
+
+    def _listen(
+        self, entry: Input, qos: QoSProfile, callback: Callable[[Any, int], None], events: Any
+    ) -> Any:
+        """A subscription; `callback` is given each message and when it arrived, ns."""
+        kind, tap = message_class(entry.type), self._tap
+        topic = self._node.resolve_topic_name(entry.topic)
+
+        def heard(message: Any) -> None:
+            callback(message, self._now())
+
+        def heard_raw(data: bytes) -> None:
+            assert tap is not None
+            received = self._now()
+            tap(topic, data, received)
+            callback(deserialize_message(data, kind), received)
+
+        return self._node.create_subscription(
+            kind, entry.topic, heard if tap is None else heard_raw, qos, event_callbacks=events,
+            raw=tap is not None,
+        )
 
     def _note(self, entry: Input) -> None:
         entry.count += 1
         entry.arrivals.append(time.monotonic())
 
-    def _camera_callback(self, entry: Input) -> Callable[[Any], None]:
-        def callback(message: Any) -> None:
+    def _camera_callback(self, entry: Input) -> Callable[[Any, int], None]:
+        def callback(message: Any, received: int) -> None:
             self._note(entry)
             entry.size = len(message.data)
-            self._buffer.store(entry.stream, message, self._now())
+            self._buffer.store(entry.stream, message, received)
             self._heard()
 
         return callback
 
-    def _joints_callback(self, entry: Input) -> Callable[[Any], None]:
-        def callback(message: Any) -> None:
+    def _joints_callback(self, entry: Input) -> Callable[[Any, int], None]:
+        def callback(message: Any, received: int) -> None:
             self._note(entry)
-            self._buffer.store(entry.stream, message, self._now())
+            self._buffer.store(entry.stream, message, received)
             self._joints.store(
                 nanoseconds(message.header.stamp), message.name, message.position, message.velocity
             )
 
         return callback
 
-    def _state_callback(self, entry: Input) -> Callable[[Any], None]:
-        def callback(message: Any) -> None:
+    def _state_callback(self, entry: Input) -> Callable[[Any, int], None]:
+        def callback(message: Any, received: int) -> None:
             self._note(entry)
-            self._buffer.store(entry.stream, message, self._now())
+            self._buffer.store(entry.stream, message, received)
 
         return callback
 
-    def _language_callback(self, entry: Input) -> Callable[[Any], None]:
-        def callback(message: Any) -> None:
+    def _language_callback(self, entry: Input) -> Callable[[Any, int], None]:
+        def callback(message: Any, received: int) -> None:
             self._note(entry)
             before = self._buffer.instruction
-            fault = self._buffer.store(entry.stream, message, self._now())
+            fault = self._buffer.store(entry.stream, message, received)
             logger = self._node.get_logger()
             if fault is not None:
                 logger.warning(str(fault))

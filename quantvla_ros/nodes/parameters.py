@@ -98,6 +98,12 @@ POLICY_PARAMETERS: tuple[Parameter, ...] = (
         read_only=True,
     ),
     Parameter(
+        'record_to', '',
+        'Folder in which each configure begins a bag of all that the node receives, infers and '
+        'sends, for `replay`; empty for none.',
+        read_only=True,
+    ),
+    Parameter(
         'limit_share', 1.0,
         'Share of the velocity, acceleration and jerk limits that is used, as for a slow first '
         'run. While the node is active it can only be lowered.',

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -47,6 +48,13 @@ from quantvla_ros.nodes.outputs import (
     status_message,
 )
 from quantvla_ros.nodes.parameters import POLICY_PARAMETERS, Value, declare, values
+from quantvla_ros.nodes.recording import (
+    RecordedSink,
+    Recording,
+    conditions_of,
+    new_bag,
+    streams_of,
+)
 from quantvla_ros.nodes.safety import Safety
 from quantvla_ros.nodes.sharing import SharedController
 from quantvla_ros.nodes.states import Cause, State, Status
@@ -126,6 +134,7 @@ class _Loaded:
     share: SharedController
     safety: Safety
     watchdogs: Watchdogs
+    recording: Recording | None
 
 
 class PolicyNode(LifecycleNode):
@@ -316,17 +325,46 @@ class PolicyNode(LifecycleNode):
         )
         commands = Commands(self, contract, info.artifact_id, self._changed, around)
         share = SharedController(self, contract, commands)
-        supervisor = Supervisor(
-            contract, buffer, joints, schedule, Tuning(0.3, 0.5), commands, self.now, share
+        recorded = bool(self.get_parameter('record_to').value)
+        inputs = Inputs(
+            self, contract, buffer, joints, self.now, inference.wake,
+            (lambda *message: recording.heard(*message)) if recorded else None,
         )
-        inputs = Inputs(self, contract, buffer, joints, self.now, inference.wake)
+        recording = self._record(contract, policy) if recorded else None
+        supervisor = Supervisor(
+            contract, buffer, joints, schedule, Tuning(0.3, 0.5),
+            RecordedSink(commands, recording) if recording else commands, self.now, share,
+        )
+        if recording is not None:
+            inference.listeners.append(recording)
         watchdogs = Watchdogs(self, Watched(
             contract, buffer, inputs, commands, inference, supervisor, self.now
         ))
         return _Loaded(
             contract, policy, buffer, joints, schedule, inputs, commands, supervisor, inference,
-            share, Safety(self, contract, supervisor), watchdogs,
+            share, Safety(self, contract, supervisor), watchdogs, recording,
         )
+
+    def _record(self, contract: Contract, policy: Any) -> Recording:
+        """Begin a bag."""
+        given = {
+            name: str(self.get_parameter(name).value)
+            for name in ('policy', 'contract', 'prompt_lengths', 'record_to')
+        }
+        recording = Recording(
+            new_bag(given['record_to'], self.get_name()),
+            self.get_fully_qualified_name(),
+            streams_of(contract, self.resolve_topic_name),
+            conditions_of(
+                policy, path=str(Path(given['policy']).absolute()),
+                contract_path=str(Path(given['contract']).absolute()),
+                prompt_lengths=given['prompt_lengths'],
+            ),
+            Path(given['contract']).read_text(encoding='utf-8-sig'),
+            frame_id=contract.action.frame_id, now=self.now, logger=self.get_logger(),
+        )
+        self.get_logger().info(f'records to {recording.path}')
+        return recording
 
     def _unload(self) -> None:
         with self._reporting:
@@ -339,6 +377,8 @@ class PolicyNode(LifecycleNode):
         if not loaded.inference.stop(_LAST_INFERENCE):
             self.get_logger().warning('the last inference is still running; its result is void')
         loaded.commands.close()
+        if loaded.recording is not None:
+            loaded.recording.close()
         del loaded
         gc.unfreeze()
         gc.collect()
@@ -439,5 +479,6 @@ class PolicyNode(LifecycleNode):
                     diagnostics.watchdog_status(name, contract, reading)
                     for reading in loaded.watchdogs.shown
                 ),
+                *diagnostics.recording_status(name, contract, loaded.recording),
             ]
         self._diagnostics_publisher.publish(diagnostics.array(statuses, now))
