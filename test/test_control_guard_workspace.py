@@ -148,14 +148,17 @@ def test_twists_go_out_as_the_policy_gives_them_and_go_on_with_the_next_chunk():
     arm.infer(FORWARD)
     assert arm.bench.status.state is State.RUNNING
     assert check_points(arm.bench.chunks[-1].points, arm.contract.limits).ok
-    # A little more: the way that was lost while it sped up is made up for.
-    np.testing.assert_allclose(arm.speed(500), FORWARD, atol=0.02)
+    # Way that was lost while it sped up is not made up for: a twist is a speed, not a place.
+    np.testing.assert_allclose(arm.speed(500), FORWARD, atol=0.005)
+    assert max(arm.speed(ms)[0] for ms in range(0, 700, 20)) < 0.205
     before = arm.speed(0)
     arm.infer((0.1, 0.0, 0.0, 0.0, 0.0, 0.0))
     assert len(arm.bench.chunks) == 2 and not arm.bench.holds
     np.testing.assert_allclose(arm.speed(12)[:3], [0.2, 0.0, -0.1], atol=0.02)  # no step
-    np.testing.assert_allclose(arm.speed(500), [0.1, 0, 0, 0, 0, 0], atol=0.02)
+    np.testing.assert_allclose(arm.speed(500), [0.1, 0, 0, 0, 0, 0], atol=0.005)
     assert np.abs(before).max() <= 0.3
+    for ms in range(20, 500, 20):  # nor is the end effector drawn back to where it once was
+        assert 0.095 < arm.speed(ms)[0] < 0.22
 
 
 def test_a_dead_camera_brakes_a_twist_to_rest_within_its_limits():

@@ -142,11 +142,12 @@ def test_the_policy_goes_on_by_itself_from_where_the_other_left_the_arm_with_a_f
     bench.position['a'] = 1.5  # far from what we commanded
     bench.pass_time(500)
     bench.sharing.goals([])
-    bench.pass_time(400)
+    bench.pass_time(450)
     assert bench.status.state is State.PAUSED
-    bench.pass_time(120, camera=False)
+    bench.pass_time(60, camera=False)
     assert bench.status.state is State.WAITING
     paused_until = bench.now
+    assert bench.buffer.check(bench.now) is None  # fresh enough for anything else
     assert bench.supervisor.plan() is None  # the newest picture shows the other's motion
     bench.pass_time(50)
     work = bench.supervisor.plan()

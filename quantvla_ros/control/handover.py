@@ -32,6 +32,7 @@ from quantvla_ros.control.modes import Mode
 from quantvla_ros.control.schedule import Schedule
 from quantvla_ros.control.smoothing import State, state_of
 from quantvla_ros.control.splice import (
+    STIFFNESS,
     Motion,
     Path,
     accelerations,
@@ -224,9 +225,7 @@ class Handover:
         # Fingers that hold something never get to where they are told to be.
         start = np.where(self._grippers, command.state.position, observed)
         if self._twists.any() and raw.ndim == 2 and raw.shape[1] == len(start):
-            # Of a twist only its speeds mean something: it leads on from where the command is.
-            led = gone_by(raw[:, self._twists], contract.control_period, gone)
-            start[self._twists] = command.state.position[self._twists] - led
+            start[self._twists] = self._twist_start(raw[:, self._twists], gone, command)
         chunk = self._chunk(raw, stamp, start, command, consumed)
         verdict = guard.check(
             chunk, contract.limits, start, action.start_tolerance, lead=math.inf,
@@ -274,6 +273,25 @@ class Handover:
         elif self.motion is not None:
             motion = replace(motion, points=_led_to(self.motion.points, motion.points, now))
         return Joined(chunk, motion, numbers, begin, consumed), verdict
+
+    def _twist_start(self, twists: np.ndarray, gone: float, command: _Command) -> np.ndarray:
+        """[6] displacements from which a chunk of twists leads on to where the command is.
+
+        Of a twist only its speeds mean something: way that is gained or lost until the end effector
+        is as fast as the chunk is given to the chunk beforehand, so that it is not made up for.
+        """
+        contract, names = self._contract, self._contract.action.names
+        period = contract.control_period
+        row = min(int(gone / period), len(twists) - 1)
+        bound = bounds(contract.limits, names)
+        most = accelerations(bound)
+        average = smoothing.window(contract.limits, names, most)
+        faster = command.state.velocity[self._twists] - twists[row]
+        braking = np.abs(faster) * np.maximum(
+            np.abs(faster) / (2.0 * most[self._twists]), period / (2.0 * STIFFNESS)
+        )
+        gained = np.copysign(braking, faster) + faster * average / 2.0
+        return command.state.position[self._twists] + gained - gone_by(twists, period, gone)
 
     def sent(self, joined: Joined) -> None:
         """It was sent."""

@@ -32,7 +32,7 @@ _SPACING = 0.0125
 # s between two points of a stop, at most: nearer than those of any motion that it is made from.
 _BRAKING = 0.005
 # The spring's frequency times the period between rows: an offset dies out within four rows or so.
-_STIFFNESS = 0.8
+STIFFNESS = 0.8
 # Part of the acceleration limit that may be spent on coming back to the path, and on its last rows.
 _SHARE = 0.5
 # s in which a joint reaches its velocity limit, where nothing says how it may accelerate.
@@ -188,7 +188,7 @@ def splice(
     wanted, speeds = path.at(gone + _slowed(times, even, way))
     speeds = speeds * _pace(times, even, way)[:, np.newaxis]
     follower = _Follower(
-        position, velocity, bounds, acceleration, step, _STIFFNESS / path.period
+        position, velocity, bounds, acceleration, step, STIFFNESS / path.period
     )
     before, before_speed = (values[0] for values in path.at(np.array([gone])))
     for index in range(len(times)):
