@@ -52,6 +52,12 @@ def test_a_gripper_saturates_at_its_travel_but_stays_not_finite():
     assert joints[:2].tolist() == [0.0, 0.08] and np.isnan(joints[2])
 
 
+def test_an_infinite_number_for_the_gripper_is_no_wish_to_open_it():
+    # As a wish it would be clipped to fully open, and a policy that is broken would go on.
+    found = joint_positions(np.array([[np.inf], [-np.inf]]), space(GRIPPER), np.zeros(1))
+    assert np.isnan(found).all()
+
+
 def test_a_gripper_whose_model_counts_the_other_way_round():
     part = ActionPart(
         ActionKind.GRIPPER, ('fingers',), 'm', model_range=(1.0, 0.0), joint_range=(0.0, 0.08)

@@ -60,6 +60,7 @@ def _gripper(part: ActionPart, numbers: np.ndarray, arm: _Arm) -> np.ndarray:
     closed, opened = part.model_range
     joint_closed, joint_open = part.joint_range
     share = np.clip((numbers - closed) / (opened - closed), 0.0, 1.0)
+    share[np.isinf(numbers)] = np.nan  # clipped, it would mean open or closed
     wanted = joint_closed + share * (joint_open - joint_closed)
     here = arm.measured
     rows = np.empty_like(wanted)
