@@ -150,7 +150,7 @@ def simulated(world, policy):
     stood = [0]
 
     def now() -> int:
-        return real() - begun + 1_000_000_000 + world.clock_offset
+        return real() - begun + 200_000_000_000 + world.clock_offset
 
     world.now = lambda: now() if world.clock_on else stood[0]
 
@@ -181,15 +181,13 @@ def test_a_clock_that_stands_still_holds_the_arm_until_it_goes_on(world, simulat
 def test_a_clock_that_jumps_holds_the_arm_and_it_goes_on_in_the_new_time(
     world, simulated, seconds, word
 ):
-    if seconds < 0:
-        world.clock_offset = 200 * 10**9
-        world.until(lambda: watchdog(world, 'jump') and watchdog(world, 'jump').level == WARN, 'it')
-        world.until_state(PolicyStatus.RUNNING)
-    states = len(world.states)
-    world.clock_offset += seconds * 10**9
-    simulated.until_says(f'the clock jumped {word}')
+    states, sent = len(world.states), len(world.trajectories)
+    world.clock_offset = seconds * 10**9
+    simulated.until_says(f'HOLDING: the arm holds, the clock jumped: {word} by')
+    simulated.until_says(f'watchdog jump: the clock jumped {word}')
     world.until(lambda: PolicyStatus.HOLDING in world.states[states:], 'a hold')
     world.until_state(PolicyStatus.RUNNING)
+    world.until(lambda: any(is_hold(m) for m in world.trajectories[sent:]), 'the hold itself')
 
 
 def test_a_wall_clock_beside_a_simulated_one_is_told_apart(world, simulated):
