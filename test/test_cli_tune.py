@@ -81,8 +81,9 @@ def test_the_products_of_pi05_are_those_of_its_published_sizes():
     assert found['backbone gate+up'].of('w8a8') == Product('int8', 816, 32768, 2048, True)
     assert found['backbone down'].of('bf16') == Product('bfloat16', 816, 2048, 16384)
     assert found['expert o'].of('w4a8') == Product('int4', 50, 1024, 2048, group=128, joined=True)
-    assert found['vision q+k+v'].of('paper-w4a8') == Product(
-        'int4', 768, 3456, 1152, pairs=True, heads=True
+    assert found['vision q+k+v'].of('paper-w4a8') == Product('int4', 768, 3456, 1152)
+    assert found['backbone q+k+v'].of('w8a8') == Product(
+        'int8', 816, 2560, 2048, pairs=True, heads=True
     )
     assert found['expert down'].times == 180
     assert found['expert down'].of('w8a8').measured and not found['expert down'].of('bf16').measured

@@ -24,7 +24,7 @@ assert fused.unavailable(cpu) is None
 weights = PI05Weights(network(sys.argv[1]), cpu, torch.float32)
 forward = PI05Forward(weights, views=2, prompt=9)
 for name in ('images', 'text', 'noise', 'actions', '_prefix', '_keys', '_values', '_tokens',
-             '_vision_keys', '_vision_values', '_features_buffer'):
+             '_features_buffer'):
     getattr(forward, name).fill_(torch.nan)
 given = inputs(2, 7, seed=2)
 forward.set_inputs(*given)

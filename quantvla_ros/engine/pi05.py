@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from quantvla_ros.engine.norms import load_norm, normed
+from quantvla_ros.engine.siglip import SiglipForward, SiglipWeights
 from quantvla_ros.engine.staging import Fetched, Staged
 from quantvla_ros.engine.weights import WeightLoader
 from quantvla_ros.errors import BackendError
@@ -29,36 +30,15 @@ from quantvla_ros.models.layers import rotary_table
 from quantvla_ros.models.pi05 import PI05
 from quantvla_ros.models.prefix import ROTARY_THETA
 
-_COLUMNS = 32  # a product's rows begin where wide loads may: columns are filled up to as many
-
-
-@dataclass(frozen=True, eq=False)
-class _Norm:
-    """A layer norm's weight and bias, or an RMS norm's weight."""
-
-    weight: Tensor
-    bias: Tensor | None
-    eps: float
-
-
-@dataclass(frozen=True, eq=False)
-class _VisionLayer:
-    before_attention: _Norm
-    qkv: Weight
-    output: Weight
-    before_mlp: _Norm
-    first: Weight
-    second: Weight
-
 
 @dataclass(frozen=True, eq=False)
 class _PrefixLayer:
     """The last layer has keys and values only: `inputs` makes no queries there."""
 
-    before_attention: _Norm
+    before_attention: Norm
     inputs: Weight
     output: Weight | None = None
-    before_mlp: _Norm | None = None
+    before_mlp: Norm | None = None
     gate_up: Weight | None = None
     down: Weight | None = None
 
@@ -97,15 +77,8 @@ class PI05Weights:
         """The network may be on another device; it is not changed, its embedding is kept."""
         self.config, self.device, self.dtype = network.config, device, dtype
         load = WeightLoader(device, dtype)
-        vision = network.vision
-        patch = vision.embeddings.patch_embedding
-        matrix = patch.weight.flatten(1)
-        self.patch_columns = -(-matrix.shape[1] // _COLUMNS) * _COLUMNS
-        padding = (0, self.patch_columns - matrix.shape[1])
-        self.patch = load.float_weight(nn.functional.pad(matrix, padding), patch.bias)
-        self.positions = load.tensor(vision.embeddings.position_embedding.weight, dtype)
-        self.vision = _vision_layers(load, vision.encoder.layers)
-        self.after_vision = _norm(load, vision.post_layernorm)
+        self.vision = SiglipWeights(load, network.vision, network.config.vision)
+        self.after_vision = load_norm(load, network.vision.post_layernorm)
         self.projector = load.weight(network.projector)
         self.embed_tokens = network.backbone.embed_tokens
         self.prefix = _prefix_layers(load, network)
@@ -142,15 +115,12 @@ class PI05Forward:
         def buffer(*shape: int, dtype: torch.dtype = weights.dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.images = buffer(views, 3, vision.image, vision.image, dtype=torch.float32)
+        self._vision = SiglipForward(weights.vision, views)
+        self.images = self._vision.images
         self.text = buffer(prompt, stack.width)
         self.counts = buffer(2, dtype=torch.int32)
         self.noise = buffer(config.chunk, config.action_dim, dtype=torch.float32)
         self.actions = torch.zeros_like(self.noise)
-        self._patches = buffer(self.pictures, weights.patch_columns)
-        self._positions = weights.positions.repeat(views, 1)
-        seen = (self.pictures, vision.heads, vision.width // vision.heads)
-        self._vision_keys, self._vision_values = buffer(*seen), buffer(*seen)
         self._prefix = buffer(self.longest, stack.width)
         shape = (stack.depth, config.chunk + self.longest, stack.kv_heads, stack.head_dim)
         self._keys, self._values = buffer(*shape), buffer(*shape)
@@ -217,24 +187,9 @@ class PI05Forward:
 
     def see(self) -> None:
         """Pictures and prompt to the prefix's embeddings."""
-        weights, tokens = self.weights, self.weights.config.vision.tokens
-        x = fused.linear(self._cut(), weights.patch, residual=self._positions)
-        keys, values = self._vision_keys, self._vision_values
-        _, heads, size = keys.shape
-        segment = tokens if self.views > 1 else None
-        for layer in weights.vision:
-            y = _layer_norm(x, layer.before_attention, layer.qkv)
-            query = fused.attention_inputs(
-                y, layer.qkv, None, heads, heads, size, keys, values, 0
-            )
-            y = fused.attention(query, keys, values, scale=size**-0.5, segment=segment)
-            x = fused.linear(y, layer.output, residual=x, out=x)
-            y = fused.linear(
-                _layer_norm(x, layer.before_mlp, layer.first), layer.first, activation='gelu_tanh'
-            )
-            x = fused.linear(y, layer.second, residual=x, out=x)
-        y = _layer_norm(x, weights.after_vision, weights.projector)
-        fused.linear(y, weights.projector, out=self._prefix[: self.pictures])
+        projector = self.weights.projector
+        y = normed(self._vision.run(), self.weights.after_vision, projector)
+        fused.linear(y, projector, out=self._prefix[: self.pictures])
         self._prefix[self.pictures :].copy_(self.text)
 
     def read(self) -> None:
@@ -246,7 +201,7 @@ class PI05Forward:
         for index, layer in enumerate(self.weights.prefix):
             keys, values = self._keys[index], self._values[index]
             heads = stack.heads if layer.output is not None else 0
-            y = _rms_norm(x, layer.before_attention, layer.inputs)
+            y = normed(x, layer.before_attention, layer.inputs)
             query = fused.attention_inputs(
                 y,
                 layer.inputs,
@@ -265,7 +220,7 @@ class PI05Forward:
                 query, keys[chunk:], values[chunk:], count=count, scale=stack.head_dim**-0.5
             )
             x = fused.linear(y, layer.output, residual=x, out=x)
-            y = _rms_norm(x, layer.before_mlp, layer.gate_up)
+            y = normed(x, layer.before_mlp, layer.gate_up)
             y = fused.gated_linear(y, layer.gate_up, activation='gelu_tanh')
             x = fused.linear(y, layer.down, residual=x, out=x)
 
@@ -336,24 +291,6 @@ class PI05Forward:
         places = self._chunk + self.counts[0]
         return self._cos.index_select(0, places), self._sin.index_select(0, places)
 
-    def _cut(self) -> Tensor:
-        """Patches as rows, in the order of the patch embedding's weight."""
-        vision = self.weights.config.vision
-        side, patch = vision.image // vision.patch, vision.patch
-        rows = self._patches.unflatten(0, (self.views, side, side))
-        rows = rows[..., : 3 * patch**2].unflatten(-1, (3, patch, patch))
-        cut = self.images.unflatten(3, (side, patch)).unflatten(2, (side, patch))
-        rows.copy_(cut.permute(0, 2, 4, 1, 3, 5))
-        return self._patches
-
-
-def _layer_norm(x: Tensor, norm: _Norm, reader: Weight) -> Tensor | Quantized:
-    return fused.layer_norm(x, norm.weight, norm.bias, eps=norm.eps, rows=rows_of(reader))
-
-
-def _rms_norm(x: Tensor, norm: _Norm, reader: Weight) -> Tensor | Quantized:
-    return fused.rms_norm(x, norm.weight, eps=norm.eps, offset=1.0, rows=rows_of(reader))
-
 
 def _modulated_norm(
     modulation: tuple[Tensor, Tensor, Tensor],
@@ -365,34 +302,11 @@ def _modulated_norm(
     return Norm(None, eps=eps, modulation=(scale, shift), rows=rows, out=out)
 
 
-def _norm(load: WeightLoader, norm: Any) -> _Norm:
-    bias = getattr(norm, 'bias', None)
-    return _Norm(
-        load.tensor(norm.weight, torch.float32),
-        None if bias is None else load.tensor(bias, torch.float32),
-        norm.eps,
-    )
-
-
-def _vision_layers(load: WeightLoader, layers: Any) -> tuple[_VisionLayer, ...]:
-    return tuple(
-        _VisionLayer(
-            _norm(load, layer.layer_norm1),
-            load.weight(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
-            load.weight(layer.self_attn.out_proj),
-            _norm(load, layer.layer_norm2),
-            load.weight(layer.mlp.fc1),
-            load.weight(layer.mlp.fc2),
-        )
-        for layer in layers
-    )
-
-
 def _prefix_layers(load: WeightLoader, network: PI05) -> tuple[_PrefixLayer, ...]:
     found = []
     for layer in network.backbone.layers:
         attention, mlp = layer.self_attn, layer.mlp
-        before_attention = _norm(load, layer.input_layernorm)
+        before_attention = load_norm(load, layer.input_layernorm)
         if layer.last:
             inputs = load.weight(attention.k_proj, attention.v_proj)
             found.append(_PrefixLayer(before_attention, inputs))
@@ -402,7 +316,7 @@ def _prefix_layers(load: WeightLoader, network: PI05) -> tuple[_PrefixLayer, ...
                 before_attention,
                 load.weight(attention.q_proj, attention.k_proj, attention.v_proj),
                 load.weight(attention.o_proj),
-                _norm(load, layer.post_attention_layernorm),
+                load_norm(load, layer.post_attention_layernorm),
                 load.weight(mlp.gate_proj, mlp.up_proj, interleaved=True),
                 load.weight(mlp.down_proj),
             )

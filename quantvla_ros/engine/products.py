@@ -114,7 +114,7 @@ def _pi05(config: PI05Config, workload: Workload) -> list[NamedProduct]:
 
     width = prefix.heads * prefix.head_dim
     return [
-        product('vision q+k+v', vision.depth, seen, vision.width, 3 * vision.width, heads=True),
+        product('vision q+k+v', vision.depth, seen, vision.width, 3 * vision.width),
         product('vision o', vision.depth, seen, vision.width, vision.width),
         product('vision fc1', vision.depth, seen, vision.width, vision.mlp),
         product('vision fc2', vision.depth, seen, vision.mlp, vision.width),
