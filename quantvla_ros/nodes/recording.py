@@ -31,6 +31,7 @@ from quantvla_ros.errors import BagError
 from quantvla_ros.nodes.share import share
 from quantvla_ros.nodes.states import Status
 from quantvla_ros.nodes.supervisor import Sent, Sink, Work
+from quantvla_ros.observation.buffer import TIME_JUMP_NS
 from quantvla_ros.observation.recording import INFERENCE, RECORDING, Conditions
 
 _NS = 1_000_000_000
@@ -128,7 +129,8 @@ class Recording:
         self._lock = threading.Condition(threading.RLock())
         self._queue: collections.deque[_Item] = collections.deque()
         self._waiting = 0  # bytes in the queue
-        self._last = now()  # ns; times of a bag never go back
+        # ns; a bag's times never go back: after a clock that did they only keep the order.
+        self._last, self._back = now(), False
         self._closing = False
         self._sent: tuple[Work, Trajectory] | None = None
         begun = self._last
@@ -143,7 +145,8 @@ class Recording:
     def heard(self, topic: str, data: bytes, received: int) -> None:
         """A message arrived: its topic's full name, its bytes, ns."""
         with self._lock:
-            self._last = max(self._last, received)
+            self._back = received < self._last - TIME_JUMP_NS
+            self._last = self._last + 1 if self._back else max(self._last, received)
             self._put(self._inputs[topic], self._last, bytes(data))
 
     def sent(self, sent: Sent) -> None:
@@ -153,7 +156,7 @@ class Recording:
     def held(self, points: Trajectory) -> None:
         """A hold was sent."""
         with self._lock:
-            self._put(self._hold, self._last + 1, lambda: self._store.serialize_cdr(
+            self._put(self._hold, self._after(), lambda: self._store.serialize_cdr(
                 self._trajectory(points), JOINT_TRAJECTORY
             ).tobytes())
 
@@ -164,9 +167,8 @@ class Recording:
         sent, self._sent = self._sent, None
         points = sent[1] if sent is not None and sent[0] is work else None
         numbers = np.array(raw, np.float32)  # a copy: it is packed later
-        # After all that it may have seen, and without a claim on the time of what comes next.
         with self._lock:
-            self._put(self._inference, self._last + 1, lambda: self._pack_inference(
+            self._put(self._inference, self._after(), lambda: self._pack_inference(
                 work, seed, numbers, seconds, points, '' if points is not None else outcome
             ))
 
@@ -180,6 +182,12 @@ class Recording:
             self._closing = True
             self._lock.notify()
         self._thread.join()
+
+    def _after(self) -> int:
+        """A time after all that has been heard, and not later than what is heard next."""
+        if self._back:
+            self._last += 1
+        return self._last + 1
 
     def _put(
         self, connection: Connection, time: int, data: bytes | Callable[[], bytes]

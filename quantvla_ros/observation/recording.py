@@ -222,9 +222,10 @@ def _observe(
 ) -> Observation | Refusal:
     """The observation of these messages, at the time it was made."""
     buffer = ObservationBuffer(contract)
-    for part in sorted(parts, key=lambda part: kept[part].time):
-        buffer.store(part[0], kept[part].message, kept[part].time)
     begun = nanoseconds(message.begun)
+    for part in parts:
+        # Where the clock went back the bag's time is ahead of it.
+        buffer.store(part[0], kept[part].message, min(kept[part].time, begun))
     # As the policy read it: it may have come with a goal, or long before.
     buffer.store(LANGUAGE_STREAM, message.instruction, begun)
     return buffer.observe(begun)

@@ -1,6 +1,6 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A policy node records what it saw, inferred and sent; `replay` gets the same bits from the bag."""
+"""A policy node records what it saw, inferred and sent; `replay` gets the same bits again."""
 from __future__ import annotations
 
 import os
