@@ -393,6 +393,20 @@ def test_a_jump_forward_holds_once_the_joints_are_measured_on_the_new_clock(benc
     assert bench.status.state is State.RUNNING
 
 
+def test_a_hold_that_is_owed_waits_for_joints_and_takes_those_a_little_ahead_of_the_clock(bench):
+    """As where /clock comes in steps, and the driver reads it first."""
+    bench.now += 3600 * S
+    bench.supervisor.clock_jumped(3600.0)
+    for joints in (bench.now - S, bench.now + S):  # of the old time, or of another clock
+        bench.joints.store(joints, ['a', 'b'], [0.0, 0.0], [0.0, 0.0])
+        bench.supervisor.watch()
+        assert bench.sent == ['chunk']
+        bench.joints.clear()
+    bench.joints.store(bench.now + 10 * MS, ['a', 'b'], [0.0, 0.0], [0.0, 0.0])
+    bench.supervisor.watch()
+    assert bench.sent == ['chunk', 'hold']
+
+
 def test_a_jump_before_activation_or_in_a_fault_changes_nothing(bench):
     bench.supervisor.device_failed('CUDA error')
     bench.supervisor.clock_jumped(10.0)

@@ -479,11 +479,13 @@ class Supervisor:
         measured = self._joints.latest
         if measured is not None:
             age = (now - measured.stamp) * 1e-9
-            if not 0.0 <= age <= self._contract.freshness.joint_states:
+            # Stamps may be a little ahead of a clock that comes in steps, as /clock does.
+            fresh = self._contract.freshness
+            if not -fresh.skew <= age <= fresh.joint_states:
                 measured = None
-        self._hold_owed = self._chunk_runs = False
         if measured is None and self._handover.motion is None:
             return  # a clock that jumped, and joints that went silent: nothing is known to hold
+        self._hold_owed = self._chunk_runs = False
         self.counts.holds += 1
         points = self._handover.hold(measured, now, self.tuning.hold_time)
         self._at_rest = points.end
