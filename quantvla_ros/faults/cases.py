@@ -89,3 +89,21 @@ def choose(
     return chosen, {
         number: reason for number, reason in left_out.items() if number not in played
     }
+
+
+def _page() -> str:
+    """The tables of docs/faults.md."""
+    lines = ['| # | case | expected | |', '|---|---|---|---|']
+    for case in CASES:
+        marks = [*(['quick'] if case.quick else []), *(['dangerous'] if case.dangerous else [])]
+        lines.append(
+            f'| {case.number} | {case.name} | {case.expect.name}: {case.expected} '
+            f'| {", ".join(marks)} |'
+        )
+    lines += ['', '| # | not played, because |', '|---|---|']
+    lines += [f'| {number} | {reason} |' for number, reason in sorted(ELSEWHERE.items())]
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    print(_page())

@@ -107,7 +107,7 @@ def _rival(stage: Stage) -> None:
     stage.rivals.append(publisher)
     if not stage.until(lambda: publisher.get_subscription_count() >= 2, 10.0):
         raise FaultsError('the node does not listen to another publisher of commands')
-    position = stage.record.joints[-1][2]
+    position = stage.record.position
     point = JointTrajectoryPoint(positions=position, velocities=[0.0] * len(position))
     point.time_from_start.sec = 1
     publisher.publish(

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from quantvla_ros.faults.spoils import SpoiledPolicy, parse, reordered
+from quantvla_ros.faults.spoils import SpoiledPolicy, of_another_robot, parse
 from quantvla_ros.nodes.process import StopSignal, run
 
 NODE = 'spoiler'
@@ -66,8 +66,8 @@ def _spoiler() -> Any:
 def loader(spoiler: Any) -> Callable[..., Any]:
     """What loads the policy that the node asks for, or what `spoiler.load` names in its place.
 
-    'memory': the device has none left; 'joints': the policy is of a robot with its joints the other
-    way around; 'slow:S': its first inference takes S seconds more; anything else: a directory.
+    'memory': the device has none left; 'robot': the policy is of a robot with one joint less;
+    'slow:S': its first inference takes S seconds more; anything else: a directory.
     """
 
     def load(path: str, **options: Any) -> SpoiledPolicy:
@@ -78,11 +78,11 @@ def loader(spoiler: Any) -> Callable[..., Any]:
         word, _, number = spoiler.load.partition(':')
         if word == 'memory':
             raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 4.00 GiB')
-        known = word in ('', 'joints', 'slow')
+        known = word in ('', 'robot', 'slow')
         policy = load_policy(path if known else spoiler.load, **options)
         return SpoiledPolicy(
             policy, lambda: spoiler.spoil,
-            info=reordered(policy.info) if word == 'joints' else None,
+            info=of_another_robot(policy.info) if word == 'robot' else None,
             warm_up=float(number) if word == 'slow' else 0.0,
         )
 

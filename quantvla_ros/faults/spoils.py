@@ -145,8 +145,9 @@ class SpoiledPolicy:
         return SPOILS[word](np.array(rows), np.asarray(observation.state), number, self._count)
 
 
-def reordered(info: Any) -> Any:
-    """What a policy says of itself when it was trained on joints in another order."""
+def of_another_robot(info: Any) -> Any:
+    """What a policy says of itself that was trained on a robot with one joint less."""
+    names = info.action_names
     return replace(
-        info, action_names=info.action_names[::-1], state_names=info.state_names[::-1]
+        info, action_size=info.action_size - 1, action_names=names and tuple(names[:-1])
     )

@@ -7,46 +7,33 @@ recorded with the time at which it was heard. Knows nothing of single cases.
 """
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue, SetParametersResult
 from rcl_interfaces.srv import SetParameters
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from quantvla_ros.contract.types import Contract, OutputKind
 from quantvla_ros.faults.case import FaultsError
-from quantvla_ros.faults.measure import Motion, Said, differences
+from quantvla_ros.faults.clock import SimulatedClock
+from quantvla_ros.faults.record import LATCHED, Record
 from quantvla_ros.faults.relay import BEST_EFFORT, PREFIX, RELIABLE, Relay
 from quantvla_ros.faults.spoiled import LOAD, NODE, SPOIL
-from quantvla_ros.msg import ActionChunk, PolicyStatus
-from quantvla_ros.nodes.messages import message_class, time_message
+from quantvla_ros.nodes.messages import message_class
 from quantvla_ros.nodes.operator import Operator
 from quantvla_ros.nodes.process import Interrupted, StopSignal
 from quantvla_ros.nodes.states import State
-from quantvla_ros.observation.messages import nanoseconds
 
 CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
 PATIENCE = 30.0  # s for what has to happen; a busy machine takes ten to start a node
 MOVING = 0.15  # rad/s or m/s, of the fastest joint of an arm that is on its way
 _POLL = 0.01  # s between two looks
-_TICK = 0.01  # s of simulated time
-# As the node offers it, but for the depth: two changes in a row are both heard.
-_STATUS_QOS = QoSProfile(
-    reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL,
-    history=HistoryPolicy.KEEP_LAST, depth=20,
-)
-_LEVELS = {b'\x00': 'OK', b'\x01': 'WARN', b'\x02': 'ERROR', b'\x03': 'STALE'}
 
 
 class Process(Protocol):
@@ -97,18 +84,6 @@ class Setting:
     device: str = 'cpu'
 
 
-@dataclass
-class Record:
-    """All that was heard; times in s of the monotonic clock."""
-
-    joints: list[tuple[float, int, list[float], list[float] | None]] = field(default_factory=list)
-    said: list[Said] = field(default_factory=list)
-    diagnostics: list[tuple[float, str, str, str]] = field(default_factory=list)
-    trajectories: list[tuple[float, int, JointTrajectory]] = field(default_factory=list)
-    chunks: list[tuple[float, ActionChunk]] = field(default_factory=list)
-    status: PolicyStatus | None = None
-
-
 class Stage:
     """See the module; a context manager.
 
@@ -134,7 +109,6 @@ class Stage:
     ) -> None:
         self.setting, self.contract, self.scratch = setting, contract, scratch
         self._start, self._stop = start, stop
-        self.record = Record()
         self.operator = Operator(stop)
         self.node: Any = self.operator.node
         self.clock = SimulatedClock(self.node)
@@ -151,6 +125,7 @@ class Stage:
         node = self.node
         if setting.own_arm:
             self.operator.refuse_company()
+        self.record = Record(node, contract.action.names, self.now)
         self.cameras = {
             camera.name: Relay(
                 node, camera.topic, PREFIX + camera.topic, message_class(camera.type),
@@ -160,7 +135,7 @@ class Stage:
         }
         self.joints = Relay(
             node, contract.joint_states.topic, PREFIX + contract.joint_states.topic, JointState,
-            BEST_EFFORT, RELIABLE, self._on_joints,
+            BEST_EFFORT, RELIABLE, self.record.on_joints,
         )
         self._inputs = [
             contract.joint_states.topic, *(camera.topic for camera in contract.cameras)
@@ -169,12 +144,10 @@ class Stage:
         if contract.output.kind is OutputKind.TRAJECTORY:
             self.commands = Relay(
                 node, PREFIX + contract.action.topic, contract.action.topic, JointTrajectory,
-                RELIABLE, RELIABLE, self._on_trajectory,
+                RELIABLE, RELIABLE, self.record.on_trajectory,
             )
-        node.create_subscription(PolicyStatus, 'policy/status', self._on_status, _STATUS_QOS)
-        node.create_subscription(ActionChunk, 'policy/action_chunk', self._on_chunk, 10)
-        node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
-        self._instruction = node.create_publisher(String, contract.language.topic, RELIABLE)
+        # Latched, as the operator's is.
+        self._instruction = node.create_publisher(String, contract.language.topic, LATCHED)
         self._next, self.may_end = 0, False
         self.rivals: list[Any] = []
         if setting.own_arm:
@@ -276,7 +249,7 @@ class Stage:
         for _ in range(4):
             self._next = (self._next + 1) % len(self.setting.instructions)
             self.say(self.setting.instructions[self._next])
-            if self.until(lambda: self.speed() > MOVING, 4.0):
+            if self.until(lambda: self.record.speed() > MOVING, 4.0):
                 return
         raise FaultsError('the arm does not move, whatever it is told')
 
@@ -344,25 +317,6 @@ class Stage:
         """Whether anybody subscribes to a topic."""
         return self.node.count_subscribers(self.node.resolve_topic_name(topic)) > 0
 
-    def speed(self) -> float:
-        """Of the fastest joint now, rad/s or m/s."""
-        motion = self.motion(time.monotonic() - 0.1, time.monotonic())
-        return float(np.abs(motion.velocities[-1]).max()) if len(motion.times) else 0.0
-
-    def motion(self, since: float, until: float) -> Motion:
-        """What the arm did in [since, until]; before any fault on the way."""
-        entries = [entry for entry in self.record.joints if since <= entry[0] <= until]
-        names = self.contract.action.names
-        times = np.array([entry[0] for entry in entries])
-        positions = np.array([entry[2] for entry in entries]).reshape(-1, len(names))
-        given = [entry[3] for entry in entries]
-        if any(row is None for row in given):
-            stamps = np.array([entry[1] for entry in entries]) * 1e-9
-            velocities = differences(stamps, positions)
-        else:
-            velocities = np.array(given).reshape(-1, len(names))
-        return Motion(times, positions, velocities, names)
-
     def until(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait for something; whether it happened in time.
 
@@ -384,91 +338,6 @@ class Stage:
         """Let time pass while everything is recorded."""
         self.until(lambda: False, seconds)
 
-    def _on_joints(self, message: JointState) -> None:
-        names = list(message.name)
-        try:
-            columns = [names.index(name) for name in self.contract.action.names]
-        except ValueError:
-            return  # of another part of the robot
-        velocity = list(message.velocity)
-        self.record.joints.append((
-            time.monotonic(), nanoseconds(message.header.stamp),
-            [message.position[column] for column in columns],
-            [velocity[column] for column in columns] if len(velocity) == len(names) else None,
-        ))
-
-    def _on_trajectory(self, message: JointTrajectory) -> None:
-        self.record.trajectories.append((time.monotonic(), self.now(), message))
-
     def now(self) -> int:
         """Time of the clock that arm and node are on, ns."""
         return self.clock.now if self.clock.running else self.operator.now()
-
-    def _on_status(self, message: PolicyStatus) -> None:
-        self.record.status = message
-        state, said = State(message.state).name, self.record.said
-        if not said or (said[-1].state, said[-1].reason) != (state, message.reason):
-            said.append(Said(time.monotonic(), state, message.reason))
-
-    def _on_chunk(self, message: ActionChunk) -> None:
-        self.record.chunks.append((time.monotonic(), message))
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        now = time.monotonic()
-        for status in message.status:
-            if status.name.startswith('policy: '):
-                level = _LEVELS.get(bytes(status.level), '?')
-                self.record.diagnostics.append((now, status.name, level, status.message))
-
-
-class SimulatedClock:
-    """/clock from a thread of its own: the machine's time and an offset.
-
-    Args:
-        node: publishes.
-
-    Attributes:
-        offset: ns that simulated time is ahead.
-        silent: while set, nothing is published.
-        now: ns; published last.
-    """
-
-    def __init__(self, node: Any) -> None:
-        self._node = node
-        self.offset, self.silent, self.now = 0, False, 0
-        self._publisher: Any = None
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether there is simulated time."""
-        return self._thread is not None
-
-    def start(self) -> None:
-        """Begin, at the machine's time."""
-        self.offset, self.silent = 0, False
-        self._closing.clear()
-        self._publisher = self._node.create_publisher(Clock, '/clock', BEST_EFFORT)
-        self._thread = threading.Thread(target=self._run, name='clock', daemon=True)
-        self._thread.start()
-
-    def jump(self, seconds: float) -> None:
-        """Jump."""
-        self.offset += round(seconds * 1e9)
-
-    def close(self) -> None:
-        """Stop, if it was started."""
-        if self._thread is not None:
-            self._closing.set()
-            self._thread.join()
-            self._thread = None
-            self._node.destroy_publisher(self._publisher)
-
-    def _run(self) -> None:
-        while not self._closing.wait(_TICK):
-            if not self.silent:
-                self.now = time.time_ns() + self.offset
-                self._publisher.publish(Clock(clock=time_message(self.now)))
-
-
