@@ -77,6 +77,15 @@ def test_every_jump_is_seen_once_with_its_size(pause, sim, seconds):
     assert watch.jumps == 1
 
 
+@pytest.mark.parametrize('seconds', [1.2, -1.2])
+def test_the_least_jump(seconds):
+    for share, seen in ((1.0, True), (0.75, False)):
+        watch = ClockWatch(1.0, False)
+        watch.look(WALL, 0)
+        jump = watch.look(WALL + round(seconds * share * S), 10 * MS)
+        assert (jump != 0.0) == seen == watch.jumps
+
+
 def test_a_clock_that_stands_is_told_from_one_that_never_began():
     watch = ClockWatch(1.0, True)
     watch.look(0, 0)
@@ -235,6 +244,9 @@ def test_a_message_that_is_looked_at_twice_is_one_message():
     for _ in range(100):
         watch.look('eye', 50 * MS, picture(1), np.array([1.0, 0.0]))
     assert watch.same_for('eye') == 0.0
+    feed(watch, 2.0, begin=1)
+    watch.look('eye', 41 * 50 * MS, picture(7), np.array([1.0, 0.0]))
+    assert watch.fault('eye') is None  # the arm moved after the picture
 
 
 def test_time_that_goes_back_begins_anew_and_null_switches_it_off():
