@@ -20,6 +20,7 @@ class PauseReason(Enum):
     """Why the policy does not command, one sentence each."""
 
     ASKED = 'paused on request; ~/pause with false lets it go on'
+    TASK_ENDED = 'the arm holds until the next command or goal, the last goal has ended'
     OTHER_GOAL = "another client's goal runs on the same controller"
     OTHER_COMMAND = "another publisher's trajectory runs on the same controller"
     SETTLING = 'the other commands have ended; the arm is left alone a moment longer'
@@ -43,7 +44,7 @@ class Pause:
     @property
     def mute(self) -> bool:
         """Whether a hold would disturb another's motion."""
-        return self.reason is not PauseReason.ASKED
+        return self.reason not in (PauseReason.ASKED, PauseReason.TASK_ENDED)
 
     @property
     def sentence(self) -> str:
@@ -61,6 +62,7 @@ class Sharing:
     def __init__(self, quiet: float) -> None:
         self._quiet = round(quiet * 1e9)
         self._asked = False
+        self._rest = ''
         self._goals: frozenset[bytes] = frozenset()
         self._own: dict[bytes, None] = {}  # in the order of their sending
         self._busy_until: int | None = None  # ns; what another publisher sent runs until then
@@ -69,6 +71,10 @@ class Sharing:
     def ask(self, paused: bool) -> None:
         """A person or a program asks for a pause, or for its end."""
         self._asked = paused
+
+    def rest(self, why: str) -> None:
+        """A task has ended, `why` says how; '' once there is another command."""
+        self._rest = why
 
     def sent_goal(self, goal: bytes) -> None:
         """One of ours, to be told before it can be seen by `goals`."""
@@ -105,7 +111,9 @@ class Sharing:
             # Even where a pause was asked for: what was commanded last is not ours to break off.
             return Pause(PauseReason.SETTLING)
         self._quiet_since = None
-        return Pause(PauseReason.ASKED) if self._asked else None
+        if self._asked:
+            return Pause(PauseReason.ASKED)
+        return Pause(PauseReason.TASK_ENDED, self._rest) if self._rest else None
 
     def _busy(self, now: int) -> Pause | None:
         if self._goals:

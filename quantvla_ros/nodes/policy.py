@@ -59,6 +59,7 @@ from quantvla_ros.nodes.safety import Safety
 from quantvla_ros.nodes.sharing import SharedController
 from quantvla_ros.nodes.states import Cause, State, Status
 from quantvla_ros.nodes.supervisor import Supervisor, Tuning
+from quantvla_ros.nodes.task import Tasks
 from quantvla_ros.nodes.watch import Timeouts, Watchdogs, Watched
 from quantvla_ros.observation.buffer import ObservationBuffer
 
@@ -157,6 +158,7 @@ class PolicyNode(LifecycleNode):
         self._diagnostics_publisher = self.create_publisher(
             DiagnosticArray, '/diagnostics', COMMAND_QOS
         )
+        self._tasks = Tasks(self, lambda: self._loaded, self._current, self.now)
         self._publish_status()
         # A thread of its own: it goes on while the executor loads a policy, and without /clock.
         self._reporting = threading.Lock()  # against a cleanup in the middle of a report
@@ -278,6 +280,7 @@ class PolicyNode(LifecycleNode):
     def begin_stop(self) -> bool:
         """Hold now; False where a transition is under way that does not end within seconds."""
         self._hold()
+        self._tasks.look()  # a goal that ran has ended
         if self.transition.acquire(timeout=_PATIENCE):
             self.transition.release()
             return True
@@ -292,6 +295,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().info('the lifecycle had ended already')
         self._closing = True
         self._watcher.join()
+        self._tasks.close()
         # The last word must be on its way before its publisher goes.
         if self._status_publisher.get_subscription_count():
             self._status_publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED))
@@ -400,6 +404,7 @@ class PolicyNode(LifecycleNode):
                     if self._loaded is not None:
                         self._loaded.watchdogs.look()
                         self._loaded.supervisor.watch()
+                    self._tasks.look()
                     self._say_changes()
                     if time.monotonic() >= next_report:
                         next_report = time.monotonic() + _REPORT
@@ -479,6 +484,7 @@ class PolicyNode(LifecycleNode):
                     diagnostics.watchdog_status(name, contract, reading)
                     for reading in loaded.watchdogs.shown
                 ),
+                self._tasks.diagnose(contract.robot),
                 *diagnostics.recording_status(name, contract, loaded.recording),
             ]
         self._diagnostics_publisher.publish(diagnostics.array(statuses, now))

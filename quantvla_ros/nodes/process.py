@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from quantvla_ros.errors import QuantVLAError
 
+_LAST_CALLBACKS = 8  # of what became due while the nodes stopped
 _CYCLE = 0.2  # s between two looks at the stop signal where no callback is due
 
 
@@ -137,6 +138,8 @@ def run(
         # Loading cannot be broken off, and nothing moves while it goes on.
         os._exit(0)
     spinning.join()
+    for _ in range(_LAST_CALLBACKS):
+        executor.spin_once(timeout_sec=0.0)  # results that a client waits for
     executor.shutdown()
     for node in nodes:
         node.end_stop()

@@ -78,6 +78,11 @@ class SharedController:
         with self._lock:
             self._sharing.sent_goal(goal)
 
+    def rest(self, why: str) -> None:
+        """A task has ended, `why` says how; '' once there is another command."""
+        with self._lock:
+            self._sharing.rest(why)
+
     def look(self) -> None:
         """Ask a new controller how it is set up, listen to another publisher; to be called often.
 
