@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import array
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -35,6 +36,14 @@ from quantvla_ros.observation.types import Fault, Reason, Refusal
 
 S = 1_000_000_000
 WALL = 1_700_000_000 * S
+
+
+DOCS = (Path(__file__).resolve().parents[1] / 'docs/node.md').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize('watchdog', Watchdog, ids=lambda watchdog: watchdog.name)
+def test_every_watchdog_is_documented_with_its_sentence(watchdog):
+    assert f'| {watchdog.value} |' in DOCS and f'`{watchdog.of()}' in DOCS
 
 
 # The clock.
