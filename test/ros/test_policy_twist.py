@@ -35,7 +35,7 @@ class Servo:
     """What MoveIt Servo offers, and what it heard; and the pose of its end effector."""
 
     def __init__(self, world) -> None:
-        self.world, self.height = world, 0.2
+        self.world, self.height, self.poses = world, 0.2, 0
         self.twists: list[TwistStamped] = []
         self.fingers: list[Float64MultiArray] = []
         node = world.node
@@ -56,6 +56,7 @@ class Servo:
         pose.header.stamp = time_message(self.world.now())
         pose.pose.position.z = self.height
         self._pose.publish(pose)
+        self.poses += 1
 
     def _switch(self, request, response):
         response.success = request.command_type == ServoCommandType.Request.TWIST
@@ -102,6 +103,8 @@ def test_servo_is_told_the_speeds_of_the_policy_and_a_stop_at_the_end(world, ser
 def test_a_way_out_of_the_workspace_is_not_taken(world, servo, process):
     servo.height = 0.48  # 0.02 m are left, and the chunk goes 0.08 m
     world.until(lambda: servo._pose.get_subscription_count() == 1, 'an ear for the pose')
+    before = servo.poses
+    world.until(lambda: servo.poses > before + 10, 'poses that the node has heard')
     world.command('up')
     world.until_state(PolicyStatus.HOLDING, 'out of its workspace: z')
     assert all(twist.twist.linear.z <= 0.0 for twist in servo.twists)
