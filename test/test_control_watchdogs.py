@@ -240,6 +240,17 @@ def test_a_continuous_joint_at_its_seam_has_not_moved():
     assert watch.fault('eye') is not None
 
 
+def test_an_arm_that_is_first_measured_during_a_picture_has_not_moved_before():
+    watch = frozen()
+    for tick in range(40):
+        where = None if tick < 20 else np.array([2.0, 0.0])
+        watch.look('eye', (tick + 1) * 50 * MS, picture(7), where)
+    assert watch.fault('eye') is None and watch.moved('eye') == 0.0
+    watch.look('eye', 41 * 50 * MS, picture(7), None)
+    watch.look('eye', 42 * 50 * MS, picture(7), np.array([2.1, 0.0]))
+    assert watch.fault('eye') is not None
+
+
 def test_one_other_picture_is_enough_to_begin_anew():
     watch = frozen()
     feed(watch, 2.0, position=lambda tick: (0.01 * tick, 0.0))
