@@ -11,9 +11,11 @@ from xml.etree import ElementTree
 import pytest
 
 import quantvla_ros
+from quantvla_ros.nodes.goal import Outcome
 
 ROOT = Path(__file__).resolve().parents[1]
 MESSAGES = sorted((ROOT / 'msg').glob('*.msg'))
+ACTIONS = sorted((ROOT / 'action').glob('*.action'))
 
 
 def names(requirements: str) -> set[str]:
@@ -84,8 +86,8 @@ def test_every_ros_package_that_is_imported_has_a_key():
 
 
 def test_the_messages_need_no_package_that_is_not_declared():
-    used = set()
-    for message in MESSAGES:
+    used = {'action_msgs'}  # of every action
+    for message in (*MESSAGES, *ACTIONS):
         used |= set(re.findall(r'^(\w+)/\w+', message.read_text(encoding='utf-8'), re.MULTILINE))
     cmake = (ROOT / 'CMakeLists.txt').read_text(encoding='utf-8')
     listed = re.search(r'DEPENDENCIES ([\w ]+)\n', cmake)
@@ -94,16 +96,23 @@ def test_the_messages_need_no_package_that_is_not_declared():
     assert used <= dependencies()
 
 
-@pytest.mark.parametrize('message', MESSAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize('message', [*MESSAGES, *ACTIONS], ids=lambda path: path.stem)
 def test_every_message_is_built_and_every_field_follows_the_conventions(message):
     cmake = (ROOT / 'CMakeLists.txt').read_text(encoding='utf-8')
-    assert f'"msg/{message.name}"' in cmake
+    assert f'"{message.parent.name}/{message.name}"' in cmake
     for line in message.read_text(encoding='utf-8').splitlines():
-        if not line or line.startswith('#'):
+        if not line or line.startswith('#') or line == '---':
             continue
         constant = re.match(r'u?int\d+ ([A-Z][A-Z0-9_]*)=\d+$', line)
         field = re.match(r'[\w/\[\]]+ [a-z][a-z0-9_]*$', line)
         assert constant or field, line
+
+
+def test_every_end_of_a_goal_has_its_number_in_the_action():
+    text = (ROOT / 'action/RunPolicy.action').read_text(encoding='utf-8')
+    numbers = dict(re.findall(r'^uint8 ([A-Z_]+)=(\d+)$', text, re.MULTILINE))
+    assert numbers.keys() == {outcome.name for outcome in Outcome}
+    assert sorted(map(int, numbers.values())) == list(range(len(numbers)))
 
 
 def test_a_state_of_the_policy_is_one_number():
