@@ -9,7 +9,7 @@ from quantvla_ros.errors import CalibrationError
 from quantvla_ros.quantization.recipe_file import load_recipe, parse_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / 'config' / 'recipes'
-NAMES = ('paper-w4a8', 'paper-w4a4', 'w8a8', 'w4a8')
+NAMES = ('paper-w4a8', 'paper-w4a4', 'w8a8', 'w4a8', 'w8a8-extended')
 
 
 def test_the_shipped_recipes_are_these():
@@ -19,8 +19,9 @@ def test_the_shipped_recipes_are_these():
 @pytest.mark.parametrize('name', NAMES)
 def test_a_shipped_recipe_has_the_bits_of_its_name(name):
     recipe = load_recipe(name)
-    assert recipe.precision == name.removeprefix('paper-')
-    assert recipe.layout.name == 'paper'
+    precision, _, layout = name.removeprefix('paper-').partition('-')
+    assert recipe.precision == precision
+    assert recipe.layout.name == (layout or 'paper')
     assert recipe.temperature.enabled and recipe.balance.enabled
 
 
