@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quantvla_ros.contract.types import IMAGE, ActionKind, Contract, OutputKind
-from quantvla_ros.faults import cases_inputs, cases_policy, cases_system
+from quantvla_ros.faults import cases_inputs, cases_policy, cases_system, cases_tasks
 from quantvla_ros.faults.case import Case, Need
 from quantvla_ros.faults.stage import Setting
 
 LAST = 53
 
 CASES: tuple[Case, ...] = tuple(sorted(
-    (*cases_inputs.CASES, *cases_policy.CASES, *cases_system.CASES), key=lambda case: case.number
+    (*cases_inputs.CASES, *cases_policy.CASES, *cases_system.CASES, *cases_tasks.CASES),
+    key=lambda case: case.number,
 ))
 
 # Why a number is not played, and where it is looked after instead.
@@ -30,8 +31,6 @@ ELSEWHERE: dict[int, str] = {
         'where they run (test/test_artifact.py)',
     35: 'a controller says nothing on its topic; refusals of a FollowJointTrajectory action are '
         'played against a server of it (test/ros/test_outputs.py)',
-    43: 'the node takes commands in words by topic and its lifecycle: there is no goal to cancel',
-    44: 'the node takes commands in words by topic and its lifecycle: there is no goal to refuse',
     45: 'of bags, without a node: test/test_bags_reading.py and test/attacks',
     46: 'of bags, without a node: test/test_bags_reading.py',
     47: 'of bags, without a node: test/test_bags_replay.py',

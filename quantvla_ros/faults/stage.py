@@ -101,6 +101,8 @@ class Stage:
         record: all that was heard.
         policy, arm: processes; `arm` is None where it is not ours, or was killed.
         rivals: publishers of a case, besides the node's.
+        tasks: client of the action ~/run, once a case has made it.
+        goals: handles of the goals of a case.
         may_end: whether the policy's process may end by itself now.
     """
 
@@ -150,6 +152,8 @@ class Stage:
         self._instruction = node.create_publisher(String, contract.language.topic, LATCHED)
         self._next, self.may_end = 0, False
         self.rivals: list[Any] = []
+        self.tasks: Any = None
+        self.goals: list[Any] = []
         if setting.own_arm:
             self.start_arm()
         self.start_policy()
@@ -163,6 +167,8 @@ class Stage:
     def close(self) -> None:
         """End everything."""
         self.clock.close()
+        if self.tasks is not None:
+            self.tasks.destroy()
         # The policy first: it ends with a hold, which an arm must be there to hear.
         for process in (self._policy, self.arm):
             if process is not None:
@@ -260,6 +266,7 @@ class Stage:
         if self.commands is not None:
             self.commands.fault = None
             self.commands.open()
+        self.goals.clear()
         while self.rivals:
             self.node.destroy_publisher(self.rivals.pop())
 

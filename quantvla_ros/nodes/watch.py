@@ -158,17 +158,23 @@ class Watchdogs:
             if latest is not None and self._seen.get(camera.name) != latest.stamp:
                 self._seen[camera.name] = latest.stamp
                 self._frozen.look(
-                    camera.name, latest.stamp, latest.message.data, self._positions()
+                    camera.name, latest.stamp, latest.message.data,
+                    self._positions(latest.stamp),
                 )
             fault = self._frozen.fault(camera.name)
             if fault is not None:
                 faults.append(fault)
         self._at.buffer.distrust(faults)
 
-    def _positions(self) -> np.ndarray | None:
-        """[joints] rad or m, where the arm was measured last; None where that is not known."""
+    def _positions(self, stamp: int) -> np.ndarray | None:
+        """[joints] rad or m, where the arm was about `stamp` ns; None where that is not known.
+
+        Joints that went silent while the arm moved on would make a picture of the arm at rest one
+        during which it moved, as soon as they are back.
+        """
         latest = self._at.buffer.latest(JOINT_STREAM)
-        if latest is None:
+        limit = self._at.buffer.limit(JOINT_STREAM)
+        if latest is None or abs(stamp - latest.stamp) > limit * _S:
             return None
         try:
             return joint_positions(latest.message, self._at.contract.joint_states.joints)
