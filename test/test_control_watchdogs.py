@@ -150,6 +150,21 @@ def test_a_tool_that_shows_the_commands_does_not_stand_in_for_the_controller():
     assert not watch.gone
 
 
+def test_a_controller_that_says_no_more_is_gone_though_it_listens():
+    """One that is deactivated keeps its subscription."""
+    watch = ControllerWatch(1.0)
+    watch.look(1, 1, 0.0)
+    watch.look(1, 1, 9.0)  # heard for the first time only later
+    assert not watch.gone
+    watch.look(1, 1, 10.0, 9.9)
+    watch.look(1, 1, 10.9, 9.9)
+    assert not watch.gone and watch.away == pytest.approx(1.0)
+    watch.look(1, 1, 11.0, 9.9)
+    assert watch.gone
+    watch.look(1, 1, 12.0, 12.0)
+    assert not watch.gone
+
+
 # What is said.
 
 def reading(level: Level | None, number: float = 0.0) -> Reading:

@@ -217,7 +217,9 @@ class ControllerWatch:
     _there: float = field(default=0.0, repr=False)
     _tells: bool = field(default=False, repr=False)
 
-    def look(self, listeners: int, tellers: int, steady: float) -> None:
+    def look(
+        self, listeners: int, tellers: int, steady: float, told: float | None = None
+    ) -> None:
         """Take what the graph shows.
 
         Args:
@@ -225,10 +227,11 @@ class ControllerWatch:
             tellers: publishers of the controller's own state; 0 where it has none. Once there was
                 one, the controller is there only while there is one.
             steady: s of a monotonic clock.
+            told: when it said of its state last; None where that has never been heard.
         """
         self._tells = self._tells or tellers > 0
         if listeners > 0 and (tellers > 0 or not self._tells):
-            self.seen, self._there = True, steady
+            self.seen, self._there = True, steady if told is None else told
         self.away = steady - self._there if self.seen else 0.0
 
     @property

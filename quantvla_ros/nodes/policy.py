@@ -377,6 +377,7 @@ class PolicyNode(LifecycleNode):
             return
         loaded.inputs.close()
         loaded.safety.close()
+        loaded.watchdogs.close()
         loaded.share.close()
         if not loaded.inference.stop(_LAST_INFERENCE):
             self.get_logger().warning('the last inference is still running; its result is void')

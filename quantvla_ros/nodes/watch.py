@@ -30,6 +30,7 @@ from quantvla_ros.control.watchdogs import (
     whose_clock,
 )
 from quantvla_ros.errors import ObservationError
+from quantvla_ros.nodes.controller_state import ControllerState
 from quantvla_ros.nodes.inference import InferenceThread
 from quantvla_ros.nodes.inputs import Input, Inputs
 from quantvla_ros.nodes.output import COMMAND_QOS
@@ -102,12 +103,16 @@ class Watchdogs:
         self._seen: dict[str, int] = {}
         self._next_look = self._next_graph = 0.0
         self._jumped = 0.0
-        self._state_topics = _state_topics(watched.commands)
+        self._state = ControllerState(node, watched.commands.name)
 
     def use(self, timeouts: Timeouts) -> None:
         """Other limits from now on."""
         self._timeouts = timeouts
         self._clock.timeout, self._controller.timeout = timeouts.clock, timeouts.controller
+
+    def close(self) -> None:
+        """Free everything."""
+        self._state.close()
 
     @property
     def shown(self) -> tuple[Reading, ...]:
@@ -133,8 +138,8 @@ class Watchdogs:
             return
         self._next_look = seconds + _LOOK
         commands = self._at.commands
-        tellers = sum(self._publishers(topic) for topic in self._state_topics)
-        self._controller.look(commands.controllers(), tellers, seconds)
+        tellers = self._state.look(seconds)
+        self._controller.look(commands.controllers(), tellers, seconds, self._state.told)
         self._obstruct()
         # A mismatch is heard as an event, but its end is not.
         events = self._events()
@@ -339,9 +344,6 @@ class Watchdogs:
             *(entry.incompatible for entry in self._at.inputs.all), self._at.commands.incompatible
         )
 
-    def _publishers(self, topic: str) -> int:
-        return self._node.count_publishers(self._node.resolve_topic_name(topic))
-
 
 _COMMANDS = 'commands'
 
@@ -358,11 +360,3 @@ def _in_full(qos: QoSProfile) -> QoSProfile:
         depth=qos.depth, liveliness=LivelinessPolicy.AUTOMATIC, deadline=Infinite,
         lifespan=Infinite, liveliness_lease_duration=Infinite,
     )
-
-
-def _state_topics(commands: Commands) -> tuple[str, ...]:
-    """Where a joint_trajectory_controller that is commanded by topic tells of itself."""
-    controller, _, last = commands.name.rpartition('/')
-    if last != 'joint_trajectory' or not controller:
-        return ()
-    return f'{controller}/controller_state', f'{controller}/state'  # the second: Humble

@@ -139,6 +139,35 @@ def test_a_controller_that_goes_away_ends_the_commands_until_it_is_back(world, p
     world.node.destroy_subscription(subscription)
 
 
+def test_a_controller_that_listens_but_says_no_more_is_gone(world, policy, tmp_path):
+    """One that was deactivated."""
+    from conftest import CONTRACT
+
+    path = tmp_path / 'contract.yaml'
+    path.write_text(CONTRACT.read_text().replace('topic: commands', 'topic: arm/joint_trajectory'))
+    process = policy(path, controller_timeout=0.5)
+    subscription = world.node.create_subscription(
+        JointTrajectory, 'arm/joint_trajectory', lambda message: None, 10
+    )
+    state = world.node.create_publisher(String, 'arm/controller_state', 10)  # of whatever type
+    active = [True]
+    timer = world.node.create_timer(0.01, lambda: active[0] and state.publish(String(data='ok')))
+    assert world.transition(CONFIGURE), process.output
+    world.camera_on = world.joints_on = True
+    assert world.transition(ACTIVATE)
+    world.command('move')
+    world.until_state(PolicyStatus.RUNNING)
+    world.until(lambda: state.get_subscription_count() == 1, 'an ear for the state')
+    until_watchdog(world, 'controller', OK)
+    active[0] = False
+    world.until_state(PolicyStatus.HOLDING, 'the controller has gone away')
+    active[0] = True
+    world.until_state(PolicyStatus.RUNNING)
+    world.node.destroy_timer(timer)
+    world.node.destroy_publisher(state)
+    world.node.destroy_subscription(subscription)
+
+
 @pytest.fixture
 def simulated(world, policy):
     """A node on /clock, which the test advances in step with real time."""
