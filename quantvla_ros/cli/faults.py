@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -195,7 +196,10 @@ def _say(
 
     print(show(results))
     if args.json is not None:
-        about = {'policy': str(setting.policy), 'contract': str(setting.contract)}
+        about = {
+            'policy': setting.policy.name, 'contract': setting.contract.name,
+            'device': setting.device, 'cores': str(os.cpu_count()),
+        }
         write(results, left_out, about, args.json)
 
 

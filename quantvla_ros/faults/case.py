@@ -62,7 +62,7 @@ class Case:
         expect: how that is judged.
         inject: brings the fault about; for REFUSES and WAITS, before the transition.
         mend: takes it back.
-        prepare: done before, and has the arm on its way; None where that is all.
+        prepare: done before; where the arm is to move, has it on its way. None where that is all.
         says: at least one of them must be in the node's words: its status, /diagnostics or log.
         state: that the status must show; '' for the one that follows from `expect`.
         check: looks closer.
@@ -71,6 +71,7 @@ class Case:
         dangerous: an arm might move in a way it should not if the node failed here.
         quick: in the quick form.
         needs: what it does not run without.
+        passes: whether the fault is over at once, so that the node goes on before it is mended.
         restarts: whether the policy's process must be started again afterwards.
         quiet: whether the arm says nothing while the fault lasts, so that rest cannot be seen.
     """
@@ -90,5 +91,6 @@ class Case:
     dangerous: bool = False
     quick: bool = False
     needs: frozenset[Need] = field(default_factory=frozenset)
+    passes: bool = False
     restarts: bool = False
     quiet: bool = False

@@ -86,6 +86,15 @@ class Record:
         motion = self.motion(now - 0.1, now)
         return float(np.abs(motion.velocities[-1]).max()) if len(motion.times) else 0.0
 
+    def lasts(self) -> float | None:
+        """For how many s the last command was to last when it was heard; None without one."""
+        if not self.trajectories or not self.trajectories[-1][2].points:
+            return None
+        _, heard, message = self.trajectories[-1]
+        last = message.points[-1].time_from_start
+        stamp = nanoseconds(message.header.stamp)
+        return (stamp + nanoseconds(last) - (heard if stamp else 0)) * 1e-9
+
     def on_joints(self, message: JointState) -> None:
         """Take joint states as the arm publishes them, before any fault on the way."""
         names = list(message.name)

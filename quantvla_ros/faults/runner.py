@@ -34,6 +34,7 @@ _STATES: dict[Expect, tuple[str, ...]] = {
 }
 _TO_REST = 2.0  # s; a hold takes hold_time, 0.3 s
 _MOMENT = 0.2  # s
+_BRAKES = 0.6  # s; a hold is shorter, a chunk is longer
 _REPORT = 1.5  # s in which /diagnostics, at 1 Hz, has to say it
 _GOES_ON = 1.5  # s for which a policy is watched that is not to mind, at least
 _ENOUGH = 6.0  # s in which it has to send some chunks: a busy machine is slow, which is no fault
@@ -49,7 +50,7 @@ class _Play:
     case: Case
     begun: float
     since: float = 0.0  # of the fault
-    until: float = 0.0  # when it was mended
+    until: float = 0.0  # when it was mended, or the node went on by itself
     log: int = 0  # length of the node's log before the fault
     to_state: float | None = None
     back: float | None = None
@@ -68,7 +69,7 @@ class _Play:
 
     def mend(self) -> None:
         """Take it back, and look at what the arm did until then."""
-        self.until = time.monotonic()
+        self.until = self.until or time.monotonic()
         self.case.mend(self.stage)
 
     def complain(self, problem: str) -> None:
@@ -118,7 +119,8 @@ class _Play:
         motion = stage.record.motion(self.since, until)
         limits = [stage.contract.limits[name].velocity for name in stage.contract.action.names]
         peak = fastest(motion, limits)
-        rest = time_to_rest(motion, self.since) if self.since else None
+        moves_on = self.case.expect is Expect.GOES_ON
+        rest = time_to_rest(motion, self.since) if self.since and not moves_on else None
         if self.rests and rest is None:
             self.complain('the arm still moves')
         if peak.share > _EDGE:
@@ -167,12 +169,10 @@ def _holds(played: _Play) -> None:
             f'within {case.within:g} s: expected {" or ".join(states)} with '
             f'{" or ".join(map(repr, case.says))}, found {stage.state}: {stage.reason}'
         )
-    begun = time.monotonic()
-    if case.expect is not Expect.LEAVES and not case.quiet:
-        played.wait_for_rest()
-    level = case.level or ('WARN' if case.expect is Expect.LEAVES else 'ERROR')
-    if not stage.until(lambda: _reported(played, begun, level), _REPORT):
-        played.complain(f'/diagnostics does not say it with the level {level}')
+    if case.passes:
+        _passes(played)
+    else:
+        _lasts(played)
     if case.check is not None:
         played.complain(case.check(stage))
     played.mend()
@@ -180,6 +180,41 @@ def _holds(played: _Play) -> None:
         _revive(played)
     else:
         played.comes_back()
+
+
+def _lasts(played: _Play) -> None:
+    """What lasts is held against the arm, and said, until it is mended."""
+    case, begun = played.case, time.monotonic()
+    if case.expect is not Expect.LEAVES and not case.quiet:
+        played.wait_for_rest()
+        played.complain(_held(played))
+    level = case.level or ('WARN' if case.expect is Expect.LEAVES else 'ERROR')
+    if not played.stage.until(lambda: _reported(played, begun, level), _REPORT):
+        played.complain(f'/diagnostics does not say it with the level {level}')
+
+
+def _passes(played: _Play) -> None:
+    """The arm is at rest until the node goes on by itself, which may be before a report."""
+    stage, states = played.stage, (State.RUNNING.name,)
+    hold = played.since + (played.to_state or 0.0)
+    if not stage.until(
+        lambda: time_to_state(stage.record.said, hold, states) is not None, PATIENCE
+    ):
+        played.complain(f'it does not go on: {stage.state}: {stage.reason}')
+        return
+    played.rests = True
+    played.until = hold + (time_to_state(stage.record.said, hold, states) or 0.0)
+
+
+def _held(played: _Play) -> str:
+    """That the arm was brought to rest, and did not merely run out of its chunk."""
+    now, lasts = time.monotonic(), played.stage.record.lasts()
+    rest = time_to_rest(played.stage.record.motion(played.since, now), played.since)
+    if played.to_state is None or rest is None or lasts is None:
+        return ''
+    if rest <= played.to_state + _MOMENT:
+        return ''  # it stood when the node said so
+    return '' if lasts <= _BRAKES else f'no hold was sent: the last command lasts {lasts:.2f} s'
 
 
 def _reported(played: _Play, begun: float, level: str) -> bool:
@@ -253,6 +288,8 @@ def _waits(played: _Play) -> None:
     stage, case = played.stage, played.case
     stage.transition(DEACTIVATE)
     stage.until(lambda: stage.record.speed() <= STILL, _TO_REST)
+    if case.prepare is not None:
+        case.prepare(stage)
     played.inject()
     if not stage.transition(ACTIVATE):
         played.complain('it could not be activated')

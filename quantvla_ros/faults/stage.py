@@ -33,6 +33,7 @@ from quantvla_ros.nodes.states import State
 CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
 PATIENCE = 30.0  # s for what has to happen; a busy machine takes ten to start a node
 MOVING = 0.15  # rad/s or m/s, of the fastest joint of an arm that is on its way
+_DISCOVERY = 10.0  # s
 _POLL = 0.01  # s between two looks
 
 
@@ -114,6 +115,7 @@ class Stage:
         self.operator = Operator(stop)
         self.node: Any = self.operator.node
         self.clock = SimulatedClock(self.node)
+        self._next, self.may_end = 0, True  # none runs yet
         self._policy: Process | None = None
         self.arm: Process | None = None
         try:
@@ -127,6 +129,8 @@ class Stage:
         node = self.node
         if setting.own_arm:
             self.operator.refuse_company()
+        else:
+            self._find_arm()
         self.record = Record(node, contract.action.names, self.now)
         self.cameras = {
             camera.name: Relay(
@@ -150,13 +154,25 @@ class Stage:
             )
         # Latched, as the operator's is.
         self._instruction = node.create_publisher(String, contract.language.topic, LATCHED)
-        self._next, self.may_end = 0, False
         self.rivals: list[Any] = []
         self.tasks: Any = None
         self.goals: list[Any] = []
         if setting.own_arm:
             self.start_arm()
         self.start_policy()
+
+    def _find_arm(self) -> None:
+        """Make sure that somebody's arm is there, and no policy node beside ours.
+
+        Raises:
+            FaultsError: not so.
+        """
+        node, topic = self.node, self.contract.joint_states.topic
+        name = node.resolve_topic_name(topic)
+        if not self.until(lambda: node.count_publishers(name) > 0, _DISCOVERY):
+            raise FaultsError(f'{name}: expected an arm that publishes it, found none')
+        if node.count_publishers(node.resolve_topic_name('policy/status')):
+            raise FaultsError('expected no policy node in this namespace, found one; stop it first')
 
     def __enter__(self) -> Stage:
         return self
