@@ -155,6 +155,18 @@ class Schedule:
         # A picture from within half a period of the target is the one to use.
         return now >= target - period // 2 and camera >= target - period // 2
 
+    def spare(self, now: int) -> float:
+        """Seconds for which no inference is due after `now` ns; 0 where the next picture asks."""
+        if self._start is None:
+            return 0.0
+        period = round(self._period * _NS)
+        target = self._start + self.steps * period - period // 2
+        if self.settings.mode is Mode.SYNC:
+            target = self._end
+        elif self.settings.mode is Mode.ENSEMBLE:
+            target = self._camera + period // 2
+        return max(0.0, (target - now) * 1e-9)
+
     def looked(self, camera: int) -> None:
         """An inference began with pictures of this stamp (ns)."""
         self._camera = camera

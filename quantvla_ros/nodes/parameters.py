@@ -98,6 +98,12 @@ POLICY_PARAMETERS: tuple[Parameter, ...] = (
         read_only=True,
     ),
     Parameter(
+        'shadow_artifact', '',
+        'Directory of a second policy that infers the same in the time that the first one leaves, '
+        'for how far it is from that; nothing of it is ever sent. Empty for none.',
+        read_only=True,
+    ),
+    Parameter(
         'record_to', '',
         'Folder in which each configure begins a bag of all that the node receives, infers and '
         'sends, for `replay`; empty for none.',

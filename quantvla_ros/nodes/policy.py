@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ from quantvla_ros.nodes.recording import (
     streams_of,
 )
 from quantvla_ros.nodes.safety import Safety
+from quantvla_ros.nodes.shadow import ShadowReport
 from quantvla_ros.nodes.sharing import SharedController
 from quantvla_ros.nodes.states import Cause, State, Status
 from quantvla_ros.nodes.supervisor import Supervisor, Tuning
@@ -136,6 +137,7 @@ class _Loaded:
     safety: Safety
     watchdogs: Watchdogs
     recording: Recording | None
+    shadow: ShadowReport | None
 
 
 class PolicyNode(LifecycleNode):
@@ -210,6 +212,7 @@ class PolicyNode(LifecycleNode):
             inference = InferenceThread(policy, self.get_logger(), self.crashed)
             inference.warm_up()
             self._loaded = self._wire(contract, policy, inference, _scheduling(given))
+            self._add_shadow(self._loaded, replace(settings, precision=''), mode)
             _settle()
         except QuantVLAError as error:
             self.get_logger().error(f'configure: {error}')
@@ -346,8 +349,25 @@ class PolicyNode(LifecycleNode):
         ))
         return _Loaded(
             contract, policy, buffer, joints, schedule, inputs, commands, supervisor, inference,
-            share, Safety(self, contract, supervisor), watchdogs, recording,
+            share, Safety(self, contract, supervisor), watchdogs, recording, None,
         )
+
+    def _add_shadow(self, loaded: _Loaded, settings: Settings, mode: Mode) -> None:
+        """Load the policy that runs beside the commanding one, where there is to be one."""
+        path = str(self.get_parameter('shadow_artifact').value)
+        if not path:
+            return
+
+        def load_shadow() -> Any:
+            _, policy = load(replace(settings, policy=path), self._load_policy)
+            if mode is Mode.RTC:
+                policy.prepare_guided()
+            return policy
+
+        loaded.shadow = ShadowReport(
+            self, loaded.contract, loaded.policy.info, loaded.schedule, self.now, load_shadow
+        )
+        loaded.inference.listeners.append(loaded.shadow)
 
     def _record(self, contract: Contract, policy: Any) -> Recording:
         """Begin a bag."""
@@ -382,6 +402,8 @@ class PolicyNode(LifecycleNode):
         if not loaded.inference.stop(_LAST_INFERENCE):
             self.get_logger().warning('the last inference is still running; its result is void')
         loaded.commands.close()
+        if loaded.shadow is not None:
+            loaded.shadow.close(_LAST_INFERENCE)
         if loaded.recording is not None:
             loaded.recording.close()
         del loaded
@@ -487,5 +509,6 @@ class PolicyNode(LifecycleNode):
                 ),
                 self._tasks.diagnose(contract.robot),
                 *diagnostics.recording_status(name, contract, loaded.recording),
+                *([loaded.shadow.diagnose()] if loaded.shadow is not None else []),
             ]
         self._diagnostics_publisher.publish(diagnostics.array(statuses, now))

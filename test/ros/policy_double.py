@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from quantvla_ros.engine.running import Running
+from quantvla_ros.errors import CheckpointError
 from quantvla_ros.nodes.process import StopSignal, run
 
 ROWS = 16
@@ -25,7 +26,7 @@ class Double:
     )
     running = Running('plain', 'cpu')
 
-    def warm_up(self) -> None:
+    def warm_up(self, runs: int = 2) -> None:
         pass
 
     def infer(self, observation, *, seed=None) -> np.ndarray:
@@ -50,12 +51,43 @@ class Double:
         return rows
 
 
+class Near(Double):
+    """A shadow that is a little off in one number."""
+
+    info = SimpleNamespace(**{**vars(Double.info), 'artifact_id': 'near', 'precision': 'other'})
+
+    def infer(self, observation, *, seed=None) -> np.ndarray:
+        rows = super().infer(observation, seed=seed)
+        rows[3, 1] += 0.01
+        return rows
+
+
+class Failing(Near):
+    """A shadow that fails."""
+
+    def infer(self, observation, *, seed=None) -> np.ndarray:
+        raise RuntimeError('the shadow raises')
+
+
+class Stuck(Near):
+    """A shadow that never ends."""
+
+    def infer(self, observation, *, seed=None) -> np.ndarray:
+        time.sleep(60.0)
+        raise AssertionError('nobody waits so long')
+
+
+SHADOWS = {'near': Near, 'failing': Failing, 'stuck': Stuck}
+
+
 def load_double(path: str, **options: object) -> Double:
     if path == 'slow to load':
         sys.stderr.write('loading\n')
         sys.stderr.flush()
         time.sleep(60.0)
-    double = Double()
+    if path == 'not there':
+        raise CheckpointError('not there: expected a policy, found none')
+    double = SHADOWS.get(path, Double)()
     if path == 'fallback':
         double.running = Running('plain', 'cpu', 'plain on cpu instead of graph on cuda: no GPU')
     return double
