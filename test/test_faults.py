@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from quantvla_ros.faults.measure import (
     time_to_rest,
     time_to_state,
 )
-from quantvla_ros.faults.results import Result, distinct, show, write
+from quantvla_ros.faults.results import Result, distinct, show, spread, write
 from quantvla_ros.faults.spoils import SPOILS, SpoiledPolicy, parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,10 +132,13 @@ def test_an_unknown_spoil_is_refused_with_those_that_there_are():
 
 RESULTS = [
     Result(
-        1, 'a camera dies', 'hold', (), ('0.30 s HOLDING: it is 0.31 s old', '1.20 s RUNNING: x'),
-        (), 0.3, 0.55, 1.2, 'a', 0.4, 0.8, 4.0,
+        1, 'a camera dies', 'hold', 'HOLDS', (),
+        ('0.30 s HOLDING: it is 0.31 s old', '1.20 s RUNNING: x'), (), 0.3, 0.55, 1.2, 'a', 0.4, 0.8, 4.0,
     ),
-    Result(5, 'NaN', 'latch', ('it went on',), ('0.10 s RUNNING: chunks',), ('policy: state: OK',)),
+    Result(
+        5, 'NaN', 'latch', 'STOPS', ('it went on',), ('0.10 s RUNNING: chunks',),
+        ('policy: state: OK',), 0.1, 9.0,
+    ),
 ]
 
 
@@ -146,6 +149,15 @@ def test_the_table_has_every_case_and_says_what_was_wrong():
     )
     assert 'expected: latch' in text and 'found: it went on' in text
     assert text.endswith('1 passed, 1 failed')
+
+
+def test_the_time_to_a_hold_is_that_of_holds_which_were_as_expected():
+    many = [replace(RESULTS[0], to_state=0.01 * n, to_rest=0.02 * n) for n in range(1, 102)]
+    found = spread([*many, RESULTS[1], replace(RESULTS[0], expect='GOES_ON', to_rest=5.0)])
+    assert found['holds'] == 101.0
+    assert found['said_p50'] == pytest.approx(0.51) and found['at_rest_p99'] == pytest.approx(2.0)
+    assert 'fault to hold, 101 times: said p50 0.51 s' in show(many)
+    assert spread(RESULTS[1:]) == {}
 
 
 def test_the_file_has_all_that_was_measured_and_why_the_rest_was_not(tmp_path):

@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--only', type=_numbers, default=(), metavar='LIST',
         help='these cases by number, as 1,5,19 or 1-8',
     )
+    parser.add_argument(
+        '--repeat', type=int, default=1, metavar='N', help='play all of them N times (default 1)'
+    )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the results there too')
     parser.add_argument(
         '--logs', type=Path, metavar='FOLDER', help="keep the processes' output in this folder"
@@ -82,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     results: list[Result] = []
     try:
         with tempfile.TemporaryDirectory(prefix='quantvla_ros_faults_') as scratch:
-            _play(args, setting, cases, Path(scratch), stop, steps, results)
+            _play(args, setting, cases * args.repeat, Path(scratch), stop, steps, results)
     except Interrupted:
         steps.close()
         print('faults: interrupted; every process has ended')

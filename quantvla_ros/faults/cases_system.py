@@ -13,6 +13,7 @@ from quantvla_ros.faults.case import Case, Expect, FaultsError, Need, Script
 from quantvla_ros.faults.relay import BEST_EFFORT, PREFIX, RELIABLE
 from quantvla_ros.faults.stage import ACTIVATE, CONFIGURE, DEACTIVATE, PATIENCE, Stage
 
+_HOLD = 'hold with the reason'
 _ARM = frozenset({Need.ARM})
 _COMMANDS = frozenset({Need.COMMANDS})
 _LATCHED = QoSProfile(
@@ -212,9 +213,9 @@ CASES: tuple[Case, ...] = (
         Expect.GOES_ON, _widen, _restore_limits, check=_limits_only_narrow, dangerous=True,
     ),
     Case(
-        36, 'the controller goes away', 'the arm comes to rest; said that nobody listens',
-        Expect.SAYS, _no_controller, _controller, ('nobody listens',), within=3.0, quick=True,
-        needs=_COMMANDS,
+        36, 'the controller goes away', f'{_HOLD}; once it is back, from where the arm is',
+        Expect.HOLDS, _no_controller, _controller, ('the controller has gone away',), within=4.0,
+        quick=True, needs=_COMMANDS,
     ),
     Case(
         39, 'the arm crashes and is started again', 'hold; buffers recover; no stale command',

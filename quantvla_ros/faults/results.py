@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from quantvla_ros.report.table import table
 
+_HOLDS = frozenset({'HOLDS', 'STOPS'})
 _WIDTH = 44  # characters of a case's name
 
 
@@ -23,6 +26,7 @@ class Result:
 
     Attributes:
         number, name, expected: of the case.
+        expect: how it was judged, by name (`case.Expect`).
         problems: what was not as expected; empty for a case that passed.
         states: each state after the fault with its reason, in order, '3.2 s HOLDING: ...'.
         diagnostics: what /diagnostics said after the fault and had not said before.
@@ -38,6 +42,7 @@ class Result:
     number: int
     name: str
     expected: str
+    expect: str
     problems: tuple[str, ...]
     states: tuple[str, ...] = ()
     diagnostics: tuple[str, ...] = ()
@@ -86,9 +91,35 @@ def show(results: Sequence[Result]) -> str:
         'said: from the fault to the state that names it; at rest: to the last motion of a joint;',
         'fastest: largest velocity after the fault, rad/s, and the share of a limit; back: to the '
         'next chunk once mended',
+        *_spread(results),
         f'{len(results) - failed} passed, {failed} failed',
     ]
     return '\n'.join(lines)
+
+
+def spread(results: Sequence[Result]) -> dict[str, float]:
+    """From the fault to the hold, over all that ended in one: how many, median, p99, largest, s."""
+    held = [result for result in results if result.expect in _HOLDS and result.passed]
+    said = [result.to_state for result in held if result.to_state is not None]
+    rest = [result.to_rest for result in held if result.to_rest is not None]
+    if not said or not rest:
+        return {}
+    found = {'holds': float(len(held))}
+    for name, values in (('said', said), ('at_rest', rest)):
+        for percent in (50, 99, 100):
+            found[f'{name}_p{percent}'] = float(np.percentile(values, percent))
+    return found
+
+
+def _spread(results: Sequence[Result]) -> list[str]:
+    found = spread(results)
+    if not found:
+        return []
+    return [
+        f'fault to hold, {found["holds"]:.0f} times: said p50 {found["said_p50"]:.2f} s, p99 '
+        f'{found["said_p99"]:.2f} s; at rest p50 {found["at_rest_p50"]:.2f} s, p99 '
+        f'{found["at_rest_p99"]:.2f} s'
+    ]
 
 
 def write(results: Sequence[Result], left_out: dict[int, str], about: dict[str, str],
@@ -103,6 +134,7 @@ def write(results: Sequence[Result], left_out: dict[int, str], about: dict[str, 
     """
     data = {
         **about,
+        'fault_to_hold': spread(results),
         'cases': [{**asdict(result), 'passed': result.passed} for result in results],
         'not_played': {str(number): reason for number, reason in sorted(left_out.items())},
     }

@@ -135,7 +135,8 @@ class _Play:
             if self.since and at >= self.since and level != 'OK'
         ]
         return Result(
-            self.case.number, self.case.name, self.case.expected, tuple(self.problems),
+            self.case.number, self.case.name, self.case.expected, self.case.expect.name,
+            tuple(self.problems),
             distinct(said), distinct(shown), self.to_state, rest, peak.speed, peak.joint,
             peak.share, self.back, time.monotonic() - self.begun,
         )
