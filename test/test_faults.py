@@ -133,7 +133,8 @@ def test_an_unknown_spoil_is_refused_with_those_that_there_are():
 RESULTS = [
     Result(
         1, 'a camera dies', 'hold', 'HOLDS', (),
-        ('0.30 s HOLDING: it is 0.31 s old', '1.20 s RUNNING: x'), (), 0.3, 0.55, 1.2, 'a', 0.4, 0.8, 4.0,
+        ('0.30 s HOLDING: it is 0.31 s old', '1.20 s RUNNING: x'), (), 0.3, 0.55, 1.2, 'a', 0.4,
+        0.8, 4.0,
     ),
     Result(
         5, 'NaN', 'latch', 'STOPS', ('it went on',), ('0.10 s RUNNING: chunks',),
