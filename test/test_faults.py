@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fault suite without processes: its table is complete, its figures are right.
 
-The cases themselves are played by test/ros/test_faults.py.
+The cases themselves are played by test/ros/test_faults_quick.py.
 """
 from __future__ import annotations
 
