@@ -232,3 +232,24 @@ def test_what_is_not_the_same_here_is_said():
     text = replay._conditions_text(recorded, here)[-1]
     assert 'artifact other instead of made-up' in text and 'device cuda:0 instead of cpu' in text
     assert len(replay._conditions_text(recorded, recorded)) == 2
+
+
+def test_a_bag_that_was_cut_off_is_done_again_as_far_as_it_goes(node):
+    for step in range(40):
+        node.hear(
+            'eye', '/eye/image_raw', 'sensor_msgs/msg/Image', height=300, width=300,
+            encoding='rgb8', is_bigendian=0, step=900,
+            data=np.random.default_rng(step).integers(0, 256, 270_000, np.uint8),
+        )
+        node.joints(0.01 * step)
+        if step == 0:
+            node.say('stand')
+        node.look()
+    node.recording.close()
+    [file] = node.path.glob('*.mcap')
+    file.write_bytes(file.read_bytes()[:file.stat().st_size * 6 // 10])
+    (node.path / 'metadata.yaml').unlink()
+    with RecordedPolicy(node.path) as recorded:
+        outcome = replay.again(recorded.inferences(), infer)
+        assert not recorded.health.whole
+    assert outcome.same and 10 < outcome.identical < 40
