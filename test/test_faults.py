@@ -173,6 +173,20 @@ def test_reasons_that_differ_in_numbers_only_are_shown_once():
     assert distinct(['old by 0.31 s', 'old by 0.35 s', 'gone']) == ('old by 0.31 s', 'gone')
 
 
+def test_memory_that_grows_is_seen_and_the_first_minutes_do_not_count():
+    from quantvla_ros.faults.soak import Memory
+
+    memory = Memory()
+    for second in range(0, 1800, 10):
+        start = 200.0 * min(second / 300.0, 1.0)  # MiB, while it settles
+        memory.add(5000.0 + second, round((300.0 + start + 36.0 * second / 3600.0) * 2**20))
+    assert memory.slope == pytest.approx(36.0, rel=0.01)
+    assert memory.facts()['first (MiB)'] == 300.0
+    short = Memory([0.0, 10.0], [1, 2])
+    assert short.slope is None and 'slope (MiB/h)' not in short.facts()
+    assert Memory().facts() == {}
+
+
 # What follows imports the cases, which need messages.
 
 
@@ -251,6 +265,20 @@ def test_the_page_lists_every_case(cases):
         assert f'| {case.number} | {case.name} |' in page, case.name
     for number in cases.ELSEWHERE:
         assert re.search(rf'^\| {number} \|', page, re.MULTILINE), number
+
+
+def test_a_soak_plays_all_that_leave_the_process_alone_equally_often(cases):
+    from itertools import islice
+
+    from quantvla_ros.faults.soak import fit, order
+
+    deck = [case for case in cases.CASES if fit(case)]
+    assert 30 < len(deck) < len(cases.CASES)
+    first, second = (list(islice(order(cases.CASES, 1), 2 * len(deck))) for _ in range(2))
+    assert [case.name for case in first] == [case.name for case in second]
+    assert sorted(case.name for case in first) == sorted(2 * [case.name for case in deck])
+    assert list(islice(order(deck, 2), len(first))) != first
+    assert not any(case.number == 41 for case in deck)
 
 
 def test_numbers_of_cases_are_given_as_a_list_with_ranges():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,11 @@ from quantvla_ros.cli.steps import Steps
 from quantvla_ros.errors import QuantVLAError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from quantvla_ros.faults.case import Case
     from quantvla_ros.faults.results import Result
+    from quantvla_ros.faults.soak import Memory
     from quantvla_ros.faults.stage import Process, Setting, Start
     from quantvla_ros.nodes.process import StopSignal
 
@@ -40,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--repeat', type=int, default=1, metavar='N', help='play all of them N times (default 1)'
     )
+    parser.add_argument(
+        '--soak', type=float, metavar='MINUTES',
+        help="play them in random order for so long, in one process, and watch that one's memory",
+    )
+    parser.add_argument('--seed', type=int, default=0, help='of the order of --soak (default 0)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the results there too')
     parser.add_argument(
         '--logs', type=Path, metavar='FOLDER', help="keep the processes' output in this folder"
@@ -67,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     """Play them; status 0 where all passed, 1 where not, 130 after Ctrl-C."""
     from quantvla_ros.contract.load import load_contract
     from quantvla_ros.faults.cases import choose
+    from quantvla_ros.faults.soak import Memory
     from quantvla_ros.nodes.process import Interrupted, StopSignal
 
     setting = _setting(args)
@@ -83,9 +91,10 @@ def run(args: argparse.Namespace) -> int:
     stop = StopSignal()
     steps = Steps('faults')
     results: list[Result] = []
+    memory = Memory()
     try:
         with tempfile.TemporaryDirectory(prefix='quantvla_ros_faults_') as scratch:
-            _play(args, setting, cases * args.repeat, Path(scratch), stop, steps, results)
+            _play(args, setting, cases, Path(scratch), stop, steps, results, memory)
     except Interrupted:
         steps.close()
         print('faults: interrupted; every process has ended')
@@ -94,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         steps.close()
         stop.restore()
         if results:
-            _say(args, setting, results, left_out)
+            _say(args, setting, results, left_out, memory)
     return 0 if all(result.passed for result in results) else 1
 
 
@@ -143,6 +152,7 @@ def _play(
     stop: StopSignal,
     steps: Steps,
     results: list[Result],
+    memory: Memory,
 ) -> None:
     import rclpy
     from rclpy.signals import SignalHandlerOptions
@@ -161,13 +171,30 @@ def _play(
             scratch,
         ) as stage:
             stage.begin()
-            for index, case in enumerate(cases):
-                steps.show(f'{index + 1} of {len(cases)}: {case.number} {case.name}')
+            for place, case in _order(args, cases):
+                steps.show(f'{place}: {case.number} {case.name}')
                 results.append(play(stage, case))
+                memory.add(time.monotonic(), stage.policy.memory())
                 if not results[-1].passed:
                     steps.done(f'{case.number} {case.name}: {results[-1].problems[0]}')
     finally:
         rclpy.shutdown()
+
+
+def _order(args: argparse.Namespace, cases: Sequence[Case]) -> Iterator[tuple[str, Case]]:
+    """The cases in their order, or by chance until the time is over; and how far that is."""
+    from quantvla_ros.faults.soak import order
+
+    if args.soak is None:
+        many = [case for _ in range(args.repeat) for case in cases]
+        yield from ((f'{place} of {len(many)}', case) for place, case in enumerate(many, 1))
+        return
+    begun = time.monotonic()
+    for case in order(cases, args.seed):
+        minutes = (time.monotonic() - begun) / 60.0
+        if minutes >= args.soak:
+            return
+        yield f'{minutes:.1f} of {args.soak:g} min', case
 
 
 def _start(logs: Path, ros_arguments: Sequence[str]) -> Start:
@@ -194,14 +221,18 @@ def _say(
     setting: Setting,
     results: Sequence[Result],
     left_out: dict[int, str],
+    memory: Memory,
 ) -> None:
     from quantvla_ros.faults.results import show, write
 
     print(show(results))
+    if args.soak is not None:
+        print(', '.join(f'{name} {value:.1f}' for name, value in memory.facts().items()))
     if args.json is not None:
         about = {
             'policy': setting.policy.name, 'contract': setting.contract.name,
-            'device': setting.device, 'cores': str(os.cpu_count()),
+            'device': setting.device, 'cores': os.cpu_count(),
+            **({'soak': memory.facts(), 'seed': args.seed} if args.soak is not None else {}),
         }
         write(results, left_out, about, args.json)
 

@@ -7,6 +7,7 @@ children one after the other.
 """
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
@@ -93,6 +94,14 @@ class Child:
     def status(self) -> int | None:
         """Exit status; None while it runs."""
         return self._process.poll()
+
+    def memory(self) -> int:
+        """Resident memory in bytes; 0 where the system does not say, or it has ended."""
+        try:
+            text = Path(f'/proc/{self._process.pid}/statm').read_text(encoding='ascii')
+        except OSError:
+            return 0
+        return int(text.split()[1]) * resource.getpagesize()
 
     def kill(self) -> None:
         """End it at once, as a crash would."""

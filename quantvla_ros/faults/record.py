@@ -27,6 +27,7 @@ LATCHED = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL,
     history=HistoryPolicy.KEEP_LAST, depth=20,
 )
+_KEPT = 20  # messages of each kind, however old
 _NAME = 'policy: '  # begins the entries of the node in /diagnostics
 _LEVELS = {b'\x00': 'OK', b'\x01': 'WARN', b'\x02': 'ERROR', b'\x03': 'STALE'}
 
@@ -59,6 +60,15 @@ class Record:
         node.create_subscription(PolicyStatus, 'policy/status', self._on_status, LATCHED)
         node.create_subscription(ActionChunk, 'policy/action_chunk', self._on_chunk, 10)
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
+
+    def forget(self, before: float) -> None:
+        """Drop what was heard before, s; the newest of everything stays."""
+        for entries in (self._joints, self.diagnostics, self.trajectories, self.chunks):
+            old = bisect_left(entries, before, key=lambda entry: entry[0])
+            # In place: another thread appends.
+            del entries[: max(0, min(old, len(entries) - _KEPT))]
+        old = bisect_left(self.said, before, key=lambda entry: entry.time)
+        del self.said[: max(0, min(old, len(self.said) - 1))]
 
     def motion(self, since: float, until: float) -> Motion:
         """What the arm did in [since, until], s."""

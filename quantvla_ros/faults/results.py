@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -122,7 +122,7 @@ def _spread(results: Sequence[Result]) -> list[str]:
     ]
 
 
-def write(results: Sequence[Result], left_out: dict[int, str], about: dict[str, str],
+def write(results: Sequence[Result], left_out: dict[int, str], about: Mapping[str, object],
           path: Path) -> None:
     """All of it as JSON.
 

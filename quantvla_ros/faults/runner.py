@@ -36,9 +36,11 @@ _TO_REST = 2.0  # s; a hold takes hold_time, 0.3 s
 _MOMENT = 0.2  # s
 _BRAKES = 0.6  # s; a hold is shorter, a chunk is longer
 _REPORT = 1.5  # s in which /diagnostics, at 1 Hz, has to say it
+_STALE = 0.6  # s after which what came before a fault is fresh no longer
 _GOES_ON = 1.5  # s for which a policy is watched that is not to mind, at least
 _ENOUGH = 6.0  # s in which it has to send some chunks: a busy machine is slow, which is no fault
 _STAYS = 1.0  # s for which an arm is watched that is not to move
+_REMEMBERED = 30.0  # s before a case that are kept
 _EDGE = 1.05  # of a velocity limit: what the last bits of a measured velocity may exceed it by
 
 
@@ -145,6 +147,7 @@ class _Play:
 def play(stage: Stage, case: Case) -> Result:
     """Play a case; the stage is healthy afterwards."""
     played = _Play(stage, case, time.monotonic())
+    stage.record.forget(played.begun - _REMEMBERED)
     try:
         _PLAYS[case.expect](played)
     except QuantVLAError as error:
@@ -292,6 +295,8 @@ def _waits(played: _Play) -> None:
     if case.prepare is not None:
         case.prepare(stage)
     played.inject()
+    stage.watch(_STALE)
+    played.since = time.monotonic()
     if not stage.transition(ACTIVATE):
         played.complain('it could not be activated')
 

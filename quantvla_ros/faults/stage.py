@@ -53,6 +53,9 @@ class Process(Protocol):
     def status(self) -> int | None:
         """Exit status; None while it runs."""
 
+    def memory(self) -> int:
+        """Resident memory in bytes; 0 where that is not known."""
+
     def kill(self) -> None:
         """End it at once."""
 
