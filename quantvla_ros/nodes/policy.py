@@ -8,6 +8,7 @@ what is said in `outputs` and `diagnostics`.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import gc
 import sys
@@ -209,9 +210,16 @@ class PolicyNode(LifecycleNode):
             contract, policy = load(settings, self._load_policy)
             if mode is Mode.RTC:
                 policy.prepare_guided()
-            inference = InferenceThread(policy, self.get_logger(), self.crashed)
-            inference.warm_up()
-            self._loaded = self._wire(contract, policy, inference, _scheduling(given))
+            with contextlib.ExitStack() as undo:
+                recording = self._record(contract, policy)
+                if recording is not None:
+                    undo.callback(recording.close)
+                inference = InferenceThread(policy, self.get_logger(), self.crashed)
+                inference.warm_up()
+                self._loaded = self._wire(
+                    contract, policy, inference, _scheduling(given), recording
+                )
+                undo.pop_all()
             self._add_shadow(self._loaded, replace(settings, precision=''), mode)
             _settle()
         except QuantVLAError as error:
@@ -311,7 +319,8 @@ class PolicyNode(LifecycleNode):
             loaded.commands.wait_until_received()
 
     def _wire(
-        self, contract: Contract, policy: Any, inference: InferenceThread, scheduling: Scheduling
+        self, contract: Contract, policy: Any, inference: InferenceThread, scheduling: Scheduling,
+        recording: Recording | None,
     ) -> _Loaded:
         info = policy.info
         buffer = ObservationBuffer(contract)
@@ -332,12 +341,10 @@ class PolicyNode(LifecycleNode):
         )
         commands = Commands(self, contract, info.artifact_id, self._changed, around)
         share = SharedController(self, contract, commands)
-        recorded = bool(self.get_parameter('record_to').value)
         inputs = Inputs(
             self, contract, buffer, joints, self.now, inference.wake,
-            (lambda *message: recording.heard(*message)) if recorded else None,
+            None if recording is None else recording.heard,
         )
-        recording = self._record(contract, policy) if recorded else None
         supervisor = Supervisor(
             contract, buffer, joints, schedule, Tuning(0.3, 0.5),
             RecordedSink(commands, recording) if recording else commands, self.now, share,
@@ -369,12 +376,14 @@ class PolicyNode(LifecycleNode):
         )
         loaded.inference.listeners.append(loaded.shadow)
 
-    def _record(self, contract: Contract, policy: Any) -> Recording:
-        """Begin a bag."""
+    def _record(self, contract: Contract, policy: Any) -> Recording | None:
+        """Begin a bag, where there is to be one."""
         given = {
             name: str(self.get_parameter(name).value)
             for name in ('policy', 'contract', 'prompt_lengths', 'record_to')
         }
+        if not given['record_to']:
+            return None
         recording = Recording(
             new_bag(given['record_to'], self.get_name()),
             self.get_fully_qualified_name(),

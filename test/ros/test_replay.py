@@ -76,3 +76,14 @@ def test_a_recorded_run_is_done_again_bit_by_bit_and_another_policy_differs(
     assert other.returncode == 1, other.stdout + other.stderr
     assert 'artifact float:tabletop_pi05 instead of' in other.stdout
     assert 'first difference: inference 0, row 0, ' in other.stdout
+
+
+def test_a_folder_that_cannot_be_made_fails_configure_and_says_so(operator, start, tmp_path):
+    (tmp_path / 'file').write_text('')
+    node = start(
+        '-m', 'quantvla_ros', 'policy', '--ros-args', '-p', f'policy:={ARTIFACT}',
+        '-p', f'contract:={CONTRACT}', '-p', f'record_to:={tmp_path / "file"}',
+    )
+    assert not operator.transition(CONFIGURE)
+    assert 'record_to: expected a folder in which a bag can be made' in node.output
+    assert stop(node) == 0, node.output
