@@ -63,11 +63,13 @@ class Fastest:
         speed: rad/s or m/s; 0 for a motion without samples.
         joint: which; '' without samples.
         share: the largest speed / limit of any joint, which may be another joint.
+        time: s; when that joint was as fast as that.
     """
 
     speed: float
     joint: str
     share: float
+    time: float = 0.0
 
 
 def fastest(motion: Motion, limits: Sequence[float]) -> Fastest:
@@ -78,10 +80,12 @@ def fastest(motion: Motion, limits: Sequence[float]) -> Fastest:
     """
     if not len(motion.times):
         return Fastest(0.0, '', 0.0)
-    peaks = np.abs(motion.velocities).max(axis=0)
+    speeds = np.abs(motion.velocities)
+    peaks = speeds.max(axis=0)
     joint = int(peaks.argmax())
     return Fastest(
-        float(peaks[joint]), motion.joints[joint], float((peaks / np.asarray(limits)).max())
+        float(peaks[joint]), motion.joints[joint], float((peaks / np.asarray(limits)).max()),
+        float(motion.times[speeds[:, joint].argmax()]),
     )
 
 

@@ -33,7 +33,7 @@ class Result:
         to_state: s from the fault until the node said so; None where it never did.
         to_rest: s from the fault until no joint moved any more; None where one still did.
         speed: largest velocity of a joint after the fault, rad/s or m/s.
-        joint: which.
+        joint, speed_at: which, and how many s after the fault.
         share: of its limit, the largest of any joint.
         back: s from mending the fault until the policy ran again; None where it did not.
         seconds: the case took in all.
@@ -53,6 +53,7 @@ class Result:
     share: float = 0.0
     back: float | None = None
     seconds: float = 0.0
+    speed_at: float = 0.0
 
     @property
     def passed(self) -> bool:

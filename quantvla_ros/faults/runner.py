@@ -141,6 +141,7 @@ class _Play:
             tuple(self.problems),
             distinct(said), distinct(shown), self.to_state, rest, peak.speed, peak.joint,
             peak.share, self.back, time.monotonic() - self.begun,
+            max(0.0, peak.time - self.since),
         )
 
 
