@@ -96,6 +96,10 @@ class Compared:
     seconds: float
 
 
+def _nobody(compared: Compared) -> None:
+    """Is told after the end."""
+
+
 @dataclass(frozen=True)
 class _Work:
     observation: Observation
@@ -189,6 +193,8 @@ class Shadow:
         """End the thread after the inference it is in; False where that takes too long."""
         with self._wake:
             self._stopped = True
+            # A thread that does not end must not keep alive whom it would have told.
+            self._compared = _nobody
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join(timeout)

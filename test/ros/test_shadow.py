@@ -104,7 +104,7 @@ def test_the_quantized_policy_beside_the_float_one_it_was_made_of(start):
         node = start('-m', 'quantvla_ros', 'policy', '--ros-args', *pairs)
         assert operator.transition(CONFIGURE), node.output
         assert operator.transition(ACTIVATE)
-        operator.command('touch the red cube')
+        operator.command('touch the blue cube')
         operator.wait_until(lambda: len(found) >= 3, 'differences', 60.0)
     signals.restore()
     assert stop(node) == 0, node.output
