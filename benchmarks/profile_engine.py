@@ -76,9 +76,11 @@ def main() -> int:
     noise = torch.randn((1, *network.noise_shape), device=device)
     running = SYSTEMS['engine'].start(network, workload, inputs, noise)
     found: dict[str, Any] = {
-        'command': 'python benchmarks/profile_engine.py', **describe(device), 'workload': vars(args) | {'out': None},
+        'command': 'python benchmarks/profile_engine.py',
+        **describe(device),
+        'workload': vars(args) | {'out': None},
         'parts': {},
-    }  # fmt: skip
+    }
     warm(running.run, device, 1.0)
     whole = Spread.of(device_times(running.run, device, args.runs)).as_json()
     found['ms'] = whole
