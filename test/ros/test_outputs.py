@@ -15,7 +15,7 @@ import pytest
 from action_msgs.msg import GoalStatusArray
 from conftest import PATIENCE
 from rclpy.action import ActionClient, ActionServer, CancelResponse, GoalResponse
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
@@ -140,7 +140,8 @@ class Bench:
         messages: list = []
         self.node.create_subscription(
             kind, topic, lambda message: self.note(messages, message), 50,
-            callback_group=self.group,
+            # One thread at a time: two of them may note two messages in the wrong order.
+            callback_group=MutuallyExclusiveCallbackGroup(),
         )
         return messages
 
