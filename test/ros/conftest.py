@@ -218,6 +218,13 @@ class World:
         while not self._closing.is_set():
             self._executor.spin_once(timeout_sec=0.1)
 
+    def made(self, make: Callable):
+        """What `make` makes in the thread that spins: rclpy shows an action's client half-made."""
+        task, done = self._executor.create_task(make), threading.Event()
+        task.add_done_callback(lambda _: done.set())
+        assert done.wait(PATIENCE), 'nobody spins'
+        return task.result()
+
     def _note(self, take: Callable, message) -> None:
         with self._news:
             take(message)

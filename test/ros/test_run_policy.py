@@ -25,7 +25,7 @@ class Client:
 
     def __init__(self, world) -> None:
         self._world = world
-        self._client = ActionClient(world.node, RunPolicy, 'policy/run')
+        self._client = world.made(lambda: ActionClient(world.node, RunPolicy, 'policy/run'))
         self.feedback: list[RunPolicy.Feedback] = []
         assert self._client.wait_for_server(PATIENCE)
 
