@@ -43,6 +43,7 @@ _TRITON = {
     'rms_norm': 'quantvla_ros.kernels.triton_norms',
     'layer_norm': 'quantvla_ros.kernels.triton_norms',
     'quantize_rows': 'quantvla_ros.kernels.triton_norms',
+    'normed': 'quantvla_ros.kernels.triton_norms',
     'linear': 'quantvla_ros.kernels.triton_gemm_launch',
     'linear_norm': 'quantvla_ros.kernels.triton_gemm_launch',
     'gated_rows': 'quantvla_ros.kernels.triton_gemm_launch',
@@ -110,15 +111,9 @@ def linear_norm(
     if module is fused_reference or not _composed(weight):
         read = x if module is fused_reference else _operand(x, weight)
         return module.linear_norm(read, weight, norm, residual=residual, gate=gate, out=out)
-    if isinstance(x, Measured):
-        x = quantize_rows(x.values, x.rows)  # who is composed does not look at `largest`
+    assert not isinstance(x, Measured)  # `gated_rows` measures for no reader that is composed
     y = linear(x, weight, residual=residual, gate=gate, out=out)
-    options: dict[str, Any] = {
-        'eps': norm.eps, 'modulation': norm.modulation, 'rows': norm.rows, 'out': norm.out,
-    }  # fmt: skip
-    if norm.centered:
-        return y, layer_norm(y, norm.weight, norm.bias, **options)
-    return y, rms_norm(y, norm.weight, offset=norm.offset, **options)
+    return y, _module('normed', y).normed(y, norm)
 
 
 def gated_linear(
