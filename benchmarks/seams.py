@@ -45,7 +45,8 @@ from quantvla_ros.control.schedule import Schedule  # noqa: E402
 from quantvla_ros.control.smoothing import state_of  # noqa: E402
 from quantvla_ros.control.splice import Path as RowPath  # noqa: E402
 from quantvla_ros.control.trajectory import Trajectory  # noqa: E402
-from quantvla_ros.nodes.supervisor import Sent, Supervisor, Tuning, Work  # noqa: E402
+from quantvla_ros.nodes.decisions import Sent, Work  # noqa: E402
+from quantvla_ros.nodes.supervisor import Supervisor, Tuning  # noqa: E402
 from quantvla_ros.observation.buffer import ObservationBuffer  # noqa: E402
 from quantvla_ros.report import chart  # noqa: E402
 from quantvla_ros.report.html import Html, tag  # noqa: E402

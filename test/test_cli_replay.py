@@ -19,8 +19,8 @@ from quantvla_ros.control.rtc import Guidance
 from quantvla_ros.control.trajectory import Trajectory
 from quantvla_ros.errors import BagError
 from quantvla_ros.nodes import recording as module
+from quantvla_ros.nodes.decisions import Sent, Work
 from quantvla_ros.nodes.recording import Recording, conditions_of, new_bag, streams_of
-from quantvla_ros.nodes.supervisor import Sent, Work
 from quantvla_ros.observation.buffer import ObservationBuffer
 from quantvla_ros.observation.recording import RecordedPolicy
 from quantvla_ros.observation.types import Observation

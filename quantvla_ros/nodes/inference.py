@@ -17,7 +17,8 @@ import numpy as np
 
 from quantvla_ros.control.rtc import Guidance
 from quantvla_ros.control.watchdogs import device_failure
-from quantvla_ros.nodes.supervisor import Supervisor, Work
+from quantvla_ros.nodes.decisions import Work
+from quantvla_ros.nodes.supervisor import Supervisor
 from quantvla_ros.observation.types import Observation
 
 # s between two looks at the schedule where no picture arrives.

@@ -14,6 +14,7 @@ from quantvla_ros.control.schedule import Latencies
 from quantvla_ros.control.streams import columns
 from quantvla_ros.control.trajectory import Trajectory
 from quantvla_ros.msg import ActionChunk, PolicyStatus
+from quantvla_ros.nodes.decisions import Sent
 from quantvla_ros.nodes.messages import chunk_trajectory, duration_message, time_message
 from quantvla_ros.nodes.output import ACKNOWLEDGED, COMMAND_QOS, Output, Surroundings
 from quantvla_ros.nodes.output_follow import FollowOutput
@@ -21,7 +22,6 @@ from quantvla_ros.nodes.output_gripper import gripper_output
 from quantvla_ros.nodes.output_servo import ServoOutput
 from quantvla_ros.nodes.output_trajectory import TrajectoryOutput
 from quantvla_ros.nodes.states import Counts, State, Status
-from quantvla_ros.nodes.supervisor import Sent
 
 __all__ = ['ACKNOWLEDGED', 'COMMAND_QOS', 'STATUS_QOS', 'Commands', 'status_message']
 

@@ -28,9 +28,9 @@ from quantvla_ros.contract.load import JOINT_STREAM, LANGUAGE_STREAM
 from quantvla_ros.contract.types import JOINT_STATE, JOINT_TRAJECTORY, STRING, Contract
 from quantvla_ros.control.trajectory import Trajectory
 from quantvla_ros.errors import BagError
+from quantvla_ros.nodes.decisions import Sent, Sink, Work
 from quantvla_ros.nodes.share import share
 from quantvla_ros.nodes.states import Status
-from quantvla_ros.nodes.supervisor import Sent, Sink, Work
 from quantvla_ros.observation.buffer import TIME_JUMP_NS
 from quantvla_ros.observation.recording import INFERENCE, RECORDING, Conditions
 

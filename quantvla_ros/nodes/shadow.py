@@ -21,9 +21,9 @@ from quantvla_ros.contract.types import Contract
 from quantvla_ros.control.schedule import Schedule
 from quantvla_ros.engine.shadow import Compared, Normalized, Shadow
 from quantvla_ros.msg import ShadowDifference
+from quantvla_ros.nodes.decisions import Work
 from quantvla_ros.nodes.messages import diagnostic, duration_message, time_message
 from quantvla_ros.nodes.output import COMMAND_QOS
-from quantvla_ros.nodes.supervisor import Work
 
 _WINDOW = 200  # comparisons that /diagnostics sums up
 

@@ -12,26 +12,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
-from quantvla_ros.contract.load import LANGUAGE_STREAM
 from quantvla_ros.contract.types import Contract, JointLimit
-from quantvla_ros.control.actions import twist_columns
-from quantvla_ros.control.chunk import Chunk
 from quantvla_ros.control.guard import Verdict
 from quantvla_ros.control.handover import Handover
 from quantvla_ros.control.limits import wider
 from quantvla_ros.control.measured import MeasuredJoints
 from quantvla_ros.control.permission import Others, Permission
-from quantvla_ros.control.rtc import Guidance
 from quantvla_ros.control.schedule import Schedule
 from quantvla_ros.control.smoothing import State as CommandState
-from quantvla_ros.control.trajectory import Trajectory
+from quantvla_ros.nodes.braking import Brakes
+from quantvla_ros.nodes.decisions import Sent, Sink, Work
+from quantvla_ros.nodes.sight import Sight, kind_of, oldest
 from quantvla_ros.nodes.states import Cause, Counts, State, Status
 from quantvla_ros.observation.buffer import ObservationBuffer
-from quantvla_ros.observation.types import Observation, Reason, Refusal
+from quantvla_ros.observation.types import Refusal
 
 # ns by which the clock must go back to count as a jump: a bag starts again, a simulator is reset.
 _JUMP = 1_000_000_000
@@ -45,59 +42,6 @@ class Tuning:
 
     hold_time: float
     recovery_time: float
-
-
-@dataclass(frozen=True)
-class Work:
-    """One inference to do.
-
-    Attributes:
-        observation: what to infer from.
-        sequence: of the chunk, counted from activation.
-        age: s, of the oldest part of the observation at `begun`.
-        begun: ns.
-        generation: what was in force; a hold in between makes the result void.
-        guidance: what the chunk is to begin like; None: whatever the policy makes of it.
-    """
-
-    observation: Observation
-    sequence: int
-    age: float
-    begun: int
-    generation: int
-    guidance: Guidance | None = None
-
-
-@dataclass(frozen=True)
-class Sent:
-    """A chunk that passed, with the motion made from it that goes to the controller.
-
-    Attributes:
-        points: leave the motion that was commanded before where it is by then.
-        inference_time: s.
-        consumed: rows of the chunk whose time had passed when it took over; none of them is sent.
-        begin: ns; row i of the chunk stands for `begin + (i + 1) * chunk.period`.
-    """
-
-    chunk: Chunk
-    points: Trajectory
-    work: Work
-    inference_time: float
-    consumed: int = 0
-    begin: int = 0
-
-
-class Sink(Protocol):
-    """Where decisions go. Called with the supervisor's lock held: must not call back into it."""
-
-    def chunk(self, sent: Sent) -> None:
-        """Send a chunk."""
-
-    def hold(self, points: Trajectory) -> None:
-        """Send a hold."""
-
-    def changed(self, status: Status) -> None:
-        """State, cause or detail changed."""
 
 
 class Supervisor:
@@ -127,7 +71,6 @@ class Supervisor:
         others: Others | None = None,
     ) -> None:
         self._contract = contract
-        self._buffer = buffer
         self._joints = joints
         self._schedule = schedule
         self._sink = sink
@@ -139,21 +82,13 @@ class Supervisor:
         self._sequence = 0
         self._handover = Handover(contract, schedule)
         self._permission = Permission(contract.safety, others)
-        self._at_rest = 0  # ns; since when the arm has stood still, as far as it was told to move
         self._healthy_since: int | None = None
         self._last_now = 0
-        self._hold_owed = self._chunk_runs = False
         self._obstacle: tuple[str, str] | None = None
         self._age = 0.0
         self.counts = Counts()
-        self._cameras = [camera for camera in contract.cameras if camera.required]
-        names = contract.joint_states.joints
-        # Axes of a twist are in no joint state; the handover says where they are.
-        self._twists = twist_columns(contract.action)
-        self._state_columns = [
-            0 if told else names.index(name)
-            for name, told in zip(contract.action.names, self._twists, strict=True)
-        ]
+        self._brakes = Brakes(contract.freshness, joints, self._handover, sink, self.counts)
+        self._sight = Sight(contract, buffer, lambda: self._clock())
 
     @property
     def status(self) -> Status:
@@ -172,8 +107,7 @@ class Supervisor:
             self._schedule.reset()
             self._sequence = 0
             self._handover.forget()
-            self._hold_owed = False
-            self._at_rest = 0
+            self._brakes.forget()
             self._healthy_since = None
             self._last_now = self._clock()
             self._change(State.WAITING, Cause.FIRST_INPUTS)
@@ -182,8 +116,8 @@ class Supervisor:
         """Hold for good: after this nothing is sent until the next `activate`."""
         with self._lock:
             self._generation += 1
-            if self._handover.motion is not None or self._hold_owed:
-                self._hold(self._clock())
+            if self._handover.motion is not None or self._brakes.owed:
+                self._brakes.hold(self._clock(), self.tuning.hold_time)
                 self._handover.forget()
             self._schedule.stopped()
             self._change(state, cause)
@@ -201,14 +135,11 @@ class Supervisor:
                 return
             if self._status.state is State.PAUSED:
                 self._go_on(now)
-            if self._hold_owed and self._joints.latest is not None:
-                self._hold(now)
+            if self._brakes.owed and self._joints.latest is not None:
+                self._brakes.hold(now, self.tuning.hold_time)
             if self._obstructed(now):
                 return
-            refusal = self._buffer.check(now)
-            if refusal is not None and Reason.CLOCK_SKEW in refusal.reasons:
-                # What came while this thread was off the processor is newer than `now`.
-                refusal = self._buffer.check(self._clock())
+            refusal = self._sight.check(now)
             if refusal is not None:
                 self._refused(refusal, now)
                 return
@@ -222,15 +153,12 @@ class Supervisor:
         """An inference to do now, or None."""
         with self._lock:
             now = self._clock()
-            camera = self._newest_camera()
+            camera = self._sight.newest_camera()
             if not self._active or camera is None or not self._schedule.due(now, camera):
                 return None
             if not self._permitted(now) or self._obstructed(now):
                 return None
-            observed = self._buffer.observe(now)
-            if isinstance(observed, Refusal) and Reason.CLOCK_SKEW in observed.reasons:
-                now = self._clock()
-                observed = self._buffer.observe(now)
+            observed, now = self._sight.observe(now)
             if isinstance(observed, Refusal):
                 self.counts.refused += 1
                 self._refused(observed, now)
@@ -238,10 +166,8 @@ class Supervisor:
             if not self._healthy(now):
                 return None
             self._schedule.looked(camera)
-            # The command has no age; what was measured has.
-            measured = [ns for name, ns in observed.stamps.items() if name != LANGUAGE_STREAM]
-            self._age = (now - min(measured)) * 1e-9
-            guidance = self._handover.guidance(observed.stamp, self._joints_in(observed), now)
+            self._age = (now - oldest(observed)) * 1e-9
+            guidance = self._handover.guidance(observed.stamp, self._sight.joints(observed), now)
             work = Work(observed, self._sequence, self._age, now, self._generation, guidance)
             self._sequence += 1
             return work
@@ -270,15 +196,14 @@ class Supervisor:
             assert measured is not None  # an observation has joints
             observation = work.observation
             joined, verdict = self._handover.join(
-                raw, observation.stamp, self._joints_in(observation), measured, now
+                raw, observation.stamp, self._sight.joints(observation), measured, now
             )
             if joined is None:
                 self._drop(verdict, now)
                 return
             self._handover.sent(joined)
             self._permission.latch.passed()
-            self._chunk_runs = True  # to its end, or until a hold
-            self._at_rest = joined.motion.points.end
+            self._brakes.runs(joined.motion.points.end)
             self.counts.published += 1
             self._sink.chunk(
                 Sent(
@@ -383,9 +308,9 @@ class Supervisor:
         if denied.mute:
             # The controller follows another already; a hold would end that motion.
             self._handover.forget()
-            self._hold_owed = self._chunk_runs = False
+            self._brakes.forget()
         else:
-            self._hold_if_moving(now)
+            self._brakes.hold_if_moving(now, self.tuning.hold_time)
             self._handover.broken_off()
         self._schedule.stopped()
         state, cause = (
@@ -404,7 +329,7 @@ class Supervisor:
         self._healthy_since = None
         if not waiting:
             self._generation += 1
-            self._hold_if_moving(now)
+            self._brakes.hold_if_moving(now, self.tuning.hold_time)
             self._schedule.stopped()
         state = State.WAITING if waiting else State.HOLDING
         self._change(state, Cause.WATCHDOG, *self._obstacle)
@@ -415,20 +340,15 @@ class Supervisor:
         self._handover.forget()
         self._schedule.reset()
         self._schedule.looked(now)
-        self._hold_owed = False
+        self._brakes.forget()
         self._healthy_since = None
         self._change(State.WAITING, Cause.FIRST_INPUTS)
-
-    def _joints_in(self, observation: Observation) -> np.ndarray:
-        """[actions] the action's joints in an observation, rad or m."""
-        state = observation.state[self._state_columns].astype(np.float64)
-        return np.where(self._twists, 0.0, state)
 
     def _drop(self, verdict: Verdict, now: int) -> None:
         assert verdict.reason is not None
         self.counts.dropped[verdict.reason] += 1
         self._permission.latch.dropped(verdict.reason, verdict.sentence)
-        self._hold_if_moving(now)
+        self._brakes.hold_if_moving(now, self.tuning.hold_time)
         self._handover.broken_off()
         self._schedule.put_off(now)
         self._change(
@@ -440,12 +360,12 @@ class Supervisor:
     def _refused(self, refusal: Refusal, now: int) -> None:
         self._healthy_since = None
         if self._status.state is State.WAITING:
-            self._change(State.WAITING, Cause.FIRST_INPUTS, str(refusal), _kind(refusal))
+            self._change(State.WAITING, Cause.FIRST_INPUTS, str(refusal), kind_of(refusal))
             return
         self._generation += 1  # what is being inferred rests on inputs that have ended
-        self._hold_if_moving(now)
+        self._brakes.hold_if_moving(now, self.tuning.hold_time)
         self._schedule.stopped()
-        self._change(State.HOLDING, Cause.INPUTS, str(refusal), _kind(refusal))
+        self._change(State.HOLDING, Cause.INPUTS, str(refusal), kind_of(refusal))
 
     def _healthy(self, now: int) -> bool:
         """Whether the inputs, of which an observation was made, have been fit for long enough."""
@@ -462,47 +382,14 @@ class Supervisor:
         self._permission.forget()
         self._joints.clear()
         self._healthy_since = None
-        self._at_rest = 0
         # The controller's trajectory has times of the old clock: it is replaced by a hold as soon
         # as the joints have been measured on the new one.
-        self._hold_owed = self._hold_owed or self._handover.motion is not None
+        self._brakes.owe()
         self._handover.forget()
         if self._status.state is not State.WAITING:
             self._change(State.HOLDING, Cause.CLOCK_JUMP, how)
-
-    def _hold_if_moving(self, now: int) -> None:
-        if self._chunk_runs and now < self._at_rest:
-            self._hold(now)
-
-    def _hold(self, now: int) -> None:
-        """Send a stop."""
-        measured = self._joints.latest
-        if measured is not None:
-            age = (now - measured.stamp) * 1e-9
-            # Stamps may be a little ahead of a clock that comes in steps, as /clock does.
-            fresh = self._contract.freshness
-            if not -fresh.skew <= age <= fresh.joint_states:
-                measured = None
-        if measured is None and self._handover.motion is None:
-            return  # a clock that jumped, and joints that went silent: nothing is known to hold
-        self._hold_owed = self._chunk_runs = False
-        self.counts.holds += 1
-        points = self._handover.hold(measured, now, self.tuning.hold_time)
-        self._at_rest = points.end
-        self._sink.hold(points)
-
-    def _newest_camera(self) -> int | None:
-        """ns; stamp of the required camera that is furthest behind. None before each has sent."""
-        stamps = [self._buffer.newest(camera.name) for camera in self._cameras]
-        known = [stamp for stamp in stamps if stamp is not None]
-        return min(known) if len(known) == len(stamps) else None
 
     def _change(self, state: State, cause: Cause, detail: str = '', kind: str = '') -> None:
         before, self._status = self._status, Status(state, cause, detail, kind)
         if self._status != before:
             self._sink.changed(self._status)
-
-
-def _kind(refusal: Refusal) -> str:
-    """What a refusal is about, without its numbers."""
-    return '; '.join(f'{fault.stream} {fault.reason.name}' for fault in refusal.faults)
