@@ -2,14 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine on a GPU: the network's actions, from graphs that neither change nor allocate."""
 import copy
+import functools
 import statistics
+import threading
 
 import pytest
 import torch
 from engine_samples import expected, inputs, network, relative
 
-from quantvla_ros.engine.graph import Graphs, Shape
+from quantvla_ros.engine.graph import Captured, Graphs, Shape
 from quantvla_ros.engine.pi05 import PI05Forward, PI05Weights
+from quantvla_ros.kernels.attention_tiles import AttentionTile
 
 if not torch.cuda.is_available():
     pytest.skip('there is no NVIDIA GPU', allow_module_level=True)
@@ -101,3 +104,57 @@ def test_inputs_in_a_row_do_not_overwrite_each_other_on_their_way():
         captured()
         found.append(forward.actions.clone())  # on the device: nothing waits
     assert all(torch.equal(f.cpu(), w) for f, w in zip(found, wanted, strict=True))
+
+
+def test_graphs_of_two_policies_run_side_by_side():
+    # A shadow policy replays its graphs whenever the commanding one may replay its own.
+    triton_attention = pytest.importorskip('quantvla_ros.kernels.triton_attention')
+    tile = AttentionTile(16, 32, 8, 4, 1)  # the last of 8 programs puts the parts together
+    made = []
+    for seed in range(2):
+        generator = torch.Generator().manual_seed(seed)
+        shapes = ((512, 8, 64), (1024, 8, 64), (1024, 8, 64))
+        given = [torch.randn(shape, generator=generator).to(GPU) for shape in shapes]
+        out = torch.empty(512, 512, device=GPU)
+        attend = functools.partial(
+            triton_attention.attention, *given, scale=0.125, tile=tile, out=out
+        )
+        captured = Captured(lambda attend=attend: [attend() for _ in range(20)], GPU)
+        captured()
+        made.append((captured, out, out.clone(), torch.cuda.Stream()))
+    for _ in range(50):
+        for captured, out, _, stream in made:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                out.fill_(torch.nan)
+                captured()
+        torch.cuda.synchronize()
+        for _, out, wanted, _ in made:
+            assert torch.equal(out, wanted)
+
+
+def test_a_graph_is_captured_while_another_thread_uses_the_gpu():
+    forward, captured = graphs('float', Shape(1, 8)).fitting(1, 8)
+    given, stop, failed = inputs(1, 8), threading.Event(), []
+    wanted = run(forward, given, captured=captured)
+    forward.result()
+
+    def infer() -> None:
+        try:
+            with torch.cuda.stream(torch.cuda.Stream()):
+                while not stop.is_set():
+                    forward.set_inputs(*given)
+                    captured()
+                    assert torch.equal(forward.result(), wanted.cpu())
+        except Exception as error:  # whatever it is: the other thread shall say so
+            failed.append(error)
+
+    thread = threading.Thread(target=infer)
+    thread.start()
+    try:
+        for views in (1, 2):
+            graphs('w8a8', Shape(views, 16))
+    finally:
+        stop.set()
+        thread.join()
+    assert not failed

@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from quantvla_ros.errors import BackendError
+from quantvla_ros.kernels.counters import own_counters
 
 WARM_UPS = 2  # runs before a capture: kernels are compiled and libraries initialised in the first
 
@@ -48,13 +49,15 @@ class Captured:
     def __init__(self, run: Callable[[], Any], device: torch.device, pool: Any = None) -> None:
         """Run, then capture.
 
+        Another thread may use the GPU meanwhile, and another graph run beside this one.
+
         Args:
             pool: of memory that graphs share which never run at the same time.
         """
         self._run, self._graph = run, None
         if device.type != 'cuda':
             return
-        with torch.cuda.device(device):
+        with torch.cuda.device(device), own_counters() as self._counters:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -62,7 +65,8 @@ class Captured:
                     run()
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            # What other threads ask of the driver would else end the capture, and fail there.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode='thread_local'):
                 run()
         self._graph = graph
 

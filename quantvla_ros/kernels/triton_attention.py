@@ -9,8 +9,8 @@ The softmax is computed block by block of keys (FlashAttention, arXiv 2205.14135
 that share a key head are rows of one product, so 50 queries of 8 heads on one key head are 400 rows
 and the keys are read once for them. Where there are few rows the keys are split among programs
 (Flash-Decoding). The last program to finish joins the parts, so that it stays one kernel, through
-counters that each launch leaves at zero: launches on one device must not run side by side. Or, as
-the tile says, a second kernel joins them, with more programs than one.
+`counters` that each launch leaves at zero. Or, as the tile says, a second kernel joins them, with
+more programs than one.
 
 A row that sees no key, or only values that are not numbers, is NaN.
 """
@@ -29,6 +29,7 @@ from quantvla_ros.kernels.attention_tiles import (
     choose_attention_tile,
     head_parts,
 )
+from quantvla_ros.kernels.counters import counters
 from quantvla_ros.kernels.gpu import launch_options
 from quantvla_ros.kernels.triton_int8 import _gpu
 from quantvla_ros.kernels.triton_start import release, wait
@@ -316,10 +317,10 @@ def attention(
     tile = tile or _tile_on(rows * group, total, kv_heads * segments, size, element, device)
     wide, rest = head_parts(size)
     tiles = triton.cdiv(rows * group, tile.rows)
-    part, counters = queries, queries
+    part, counting = queries, queries
     if tile.splits > 1:
         if not tile.after:
-            counters = _counters(device)
+            counting = _counters(device)
         if not tile.after and tiles * kv_heads * segments > COUNTERS:
             raise BackendError(
                 f'attention: expected at most {COUNTERS} tiles to join, found '
@@ -338,7 +339,7 @@ def attention(
             out,
             count if counted else queries,
             part,
-            counters,
+            counting,
             rows,
             total,
             queries.stride(0),
@@ -445,14 +446,6 @@ def _tile_on(
     )
 
 
-_zeros: dict[torch.device, Tensor] = {}
-
-
 def _counters(device: torch.device) -> Tensor:
-    """[COUNTERS] int32 zeros that outlive the launch; made at the first."""
-    if device not in _zeros:
-        if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
-            # They would belong to the graph's memory and be zeroed at each of its runs only.
-            raise BackendError('attention: run once before a graph is captured')
-        _zeros[device] = torch.zeros(COUNTERS, dtype=torch.int32, device=device)
-    return _zeros[device]
+    """[COUNTERS] int32 zeros that outlive the launch."""
+    return counters(COUNTERS, device)
