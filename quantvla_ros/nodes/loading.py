@@ -6,8 +6,8 @@ Knows the node's parameters; knows nothing of ROS.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from quantvla_ros.contract.load import load_contract
@@ -38,6 +38,16 @@ class Settings:
     allow_fallback: bool
     robot_description: str = ''
     joint_limits: str = ''
+
+    @classmethod
+    def of(cls, given: Mapping[str, object]) -> Settings:
+        """Those of the node's parameters, by name."""
+        return cls(**{
+            entry.name: _KINDS.get(entry.name, str)(given[entry.name]) for entry in fields(cls)
+        })
+
+
+_KINDS: dict[str, Callable[[Any], Any]] = {'threads': int, 'allow_fallback': bool}
 
 
 def load(settings: Settings, load_policy: Loader | None = None) -> tuple[Contract, Any]:
