@@ -132,7 +132,7 @@ class Engine:
             raise BackendError('engine: expected prepare_guided before the first guided chunk')
         with self._on_stream():
             forward, _ = self._load(observation, seed)
-            self._guided.guide.set(previous, weights)
+            self._guided.set(previous, weights)
             self._guided.of(forward)()
             return forward.result()[None]
 

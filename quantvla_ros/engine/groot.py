@@ -13,56 +13,46 @@ prompt are seen by nobody, for the backbone is causal and attention to the featu
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from quantvla_ros.engine.groot_weights import GrootWeights, HeadBlock
+from quantvla_ros.engine.inputs import BufferedForward
 from quantvla_ros.engine.norms import linear_normed, normed
 from quantvla_ros.engine.siglip import SiglipForward, heads_of
-from quantvla_ros.engine.staging import Fetched, Staged
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused
 from quantvla_ros.kernels.fused_types import Quantized
-from quantvla_ros.models.layers import rotary_table
 from quantvla_ros.models.qwen3 import ROTARY_THETA
 
 __all__ = ['GrootForward', 'GrootWeights']
 
 
-class GrootForward:
-    """The forward pass for so many pictures and up to so many tokens beside theirs.
-
-    `set_inputs`, then `run`, which reads and writes only buffers of this object, with operations
-    that do not depend on what is in them: it can be captured in a graph. Not thread-safe.
+class GrootForward(BufferedForward):
+    """GR00T N1.5's forward pass; see `BufferedForward`. Tokens of pictures stand in the prompt.
 
     Attributes:
-        images: [views, 3, image, image] float32 in [-1, 1].
         words: [prompt, width] embeddings of the prompt's tokens but those of pictures; any number
             beyond them.
         order: [views tokens + prompt] int64: of each token of the prompt the row of the pictures'
             features or, counted on from those, of `words`; any such row beyond the prompt.
         count: [1] int32, tokens of the prompt, with those of pictures.
         state: [1, state_dim] float32, normalised.
-        noise, actions: [chunk, action_dim] float32, what the flow starts from and ends at.
     """
 
+    ROWS = ('state', 'noise')
+    weights: GrootWeights
+
     def __init__(self, weights: GrootWeights, views: int, prompt: int) -> None:
-        if views < 1 or prompt < 1:
-            raise BackendError(
-                f'engine: expected at least a picture and a token, found {views} and {prompt}'
-            )
-        self.weights, self.views, self.prompt = weights, views, prompt
+        """`prompt`: tokens beside those of the pictures, at most."""
+        super().__init__(weights, views, prompt)
         config, device = weights.config, weights.device
         stack, width = config.language, config.dit.width
         self.pictures = views * config.vision.tokens
         self.longest = self.pictures + prompt
-
-        def buffer(*shape: int, dtype: torch.dtype = weights.dtype) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
+        buffer = self._buffer
         self._vision = SiglipForward(weights.vision, views)
         self.images = self._vision.images
         self._embedded = buffer(self.longest, stack.width)
@@ -70,8 +60,6 @@ class GrootForward:
         self.order = torch.arange(self.longest, device=device)
         self.count = torch.full((1,), self.longest, dtype=torch.int32, device=device)
         self.state = buffer(1, config.state_dim, dtype=torch.float32)
-        self.noise = buffer(config.chunk, config.action_dim, dtype=torch.float32)
-        self.actions = torch.zeros_like(self.noise)
         self._prefix = buffer(self.longest, stack.width)
         self._features = torch.zeros_like(self._prefix)
         shape = (self.longest, stack.kv_heads, stack.head_dim)
@@ -84,37 +72,8 @@ class GrootForward:
         self._tokens = torch.zeros_like(self._first)
         self._last = torch.zeros_like(self._first, dtype=torch.float32)
         self._euler = torch.full_like(self.noise[0], 1.0 / config.steps)
-        places = torch.arange(self.longest, device=device)
-        table = rotary_table(places[None], stack.head_dim, ROTARY_THETA)
-        self._cos, self._sin = (t[0, 0].contiguous() for t in table)
-        inputs = ('images', 'words', 'order', 'count', 'state', 'noise')
-        self._staged = {name: Staged(getattr(self, name)) for name in inputs}
-        self._fetched = Fetched(self.actions)
-
-    def set_inputs(
-        self, images: Tensor | Sequence[Tensor], tokens: Tensor, state: Tensor, noise: Tensor
-    ) -> None:
-        """Copy an observation's inputs to their buffers; they may be on the host.
-
-        Args:
-            images: of each view [3, image, image] in [-1, 1].
-            tokens: [T] ids of the prompt, without padding, those of the pictures among them.
-            state: [1, state_dim], normalised.
-            noise: [chunk, action_dim], standard normal.
-        Raises:
-            BackendError: other numbers of pictures, or a longer prompt, than this forward is for.
-        """
-        if len(images) != self.views:
-            raise BackendError(f'engine: expected {self.views} pictures, found {len(images)}')
-        if state.shape != self.state.shape or noise.shape != self.noise.shape:
-            raise BackendError(
-                f'engine: expected state {list(self.state.shape)} and noise '
-                f'{list(self.noise.shape)}, found {list(state.shape)} and {list(noise.shape)}'
-            )
-        self.set_prompt(tokens)
-        self._staged['images'].write(images)
-        self._staged['state'].write(state)
-        self._staged['noise'].write(noise)
+        self._cos, self._sin = self._rotary(self.longest, stack.head_dim, ROTARY_THETA)
+        self._stage('words', 'order', 'count')
 
     @torch.no_grad()
     def set_prompt(self, tokens: Tensor) -> None:
@@ -136,15 +95,6 @@ class GrootForward:
         self._staged['words'].write(embedding(tokens[~seen]))
         self._staged['order'].write(order)
         self._staged['count'].write(torch.tensor([len(tokens)], dtype=torch.int32))
-
-    def result(self) -> Tensor:
-        """Wait for the actions: [chunk, action_dim] float32 on the host."""
-        return self._fetched.read()
-
-    def run(self) -> Tensor:
-        """Everything: `actions` from the inputs' buffers."""
-        self.encode()
-        return self.integrate()
 
     def encode(self) -> None:
         """Pictures, prompt and state to what the DiT reads in every step."""
@@ -235,10 +185,7 @@ class GrootForward:
         norms = [block.before_attention for block in at.blocks]
         norms.append(replace(at.final, out=self._last))
         tokens, scale = self._first, weights.config.dit.head_dim**-0.5
-        z = fused.layer_norm(
-            tokens, None, None, eps=norms[0].eps, modulation=norms[0].modulation,
-            rows=norms[0].rows,
-        )  # fmt: skip
+        z = fused.normed(tokens, norms[0])
         for index, (block, after) in enumerate(zip(at.blocks, norms[1:], strict=True)):
             query, keys, values, count = self._attended(index, block, z)
             y = fused.attention(query, keys, values, count=count, scale=scale)

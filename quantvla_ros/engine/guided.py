@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from quantvla_ros.engine.engines import Forward
 from quantvla_ros.engine.graph import Captured, Shape
+from quantvla_ros.engine.staging import Staged
 from quantvla_ros.models.guidance import Guide
 
 
@@ -20,7 +22,7 @@ class GuidedGraphs:
     """One more graph for every forward pass, all of them on one guide.
 
     Attributes:
-        guide: static buffers on the device; set before a graph runs, on its stream.
+        guide: static buffers on the device, for `set` to fill.
     """
 
     def __init__(
@@ -40,11 +42,19 @@ class GuidedGraphs:
             noise_shape: (chunk, action) of the initial noise.
         """
         self.guide = Guide(noise_shape, device)
+        self._staged = Staged(self.guide.previous), Staged(self.guide.weights)
+        self._whole = torch.zeros(noise_shape)
         pool = torch.cuda.graph_pool_handle() if device.type == 'cuda' else None
         self._captured: dict[int, Captured] = {}
         for _, forward in forwards:
             run = _Guided(forward, self.guide, steps, direction)
             self._captured[id(forward)] = Captured(run, device, pool)
+
+    def set(self, previous: Tensor, weights: Tensor) -> None:
+        """As `Guide.set`, from the host: before a graph runs, on its stream."""
+        for staged, rows in zip(self._staged, (previous, weights), strict=True):
+            self._whole.zero_()[:, : rows.shape[1]].copy_(rows)
+            staged.write(self._whole)
 
     def of(self, forward: Forward) -> Captured:
         """The guided graph of a forward pass."""

@@ -44,10 +44,7 @@ def normed(
     x: Tensor, norm: Norm, reader: Weight | None, out: Tensor | None = None
 ) -> Tensor | Quantized:
     """[M, width] normed as `reader` reads it; None: as a tensor, to `out` if there is one."""
-    rows = None if reader is None else rows_of(reader)
-    if norm.centered:
-        return fused.layer_norm(x, norm.weight, norm.bias, eps=norm.eps, rows=rows, out=out)
-    return fused.rms_norm(x, norm.weight, eps=norm.eps, offset=norm.offset, rows=rows, out=out)
+    return fused.normed(x, _before(norm, reader, out))
 
 
 def linear_normed(
@@ -63,6 +60,8 @@ def linear_normed(
     Args:
         norm, reader, out: as `normed` takes them.
     """
-    rows = None if reader is None else rows_of(reader)
-    norm = replace(norm, rows=rows, out=out)
-    return fused.linear_norm(y, weight, norm, residual=x, out=x)[1]
+    return fused.linear_norm(y, weight, _before(norm, reader, out), residual=x, out=x)[1]
+
+
+def _before(norm: Norm, reader: Weight | None, out: Tensor | None) -> Norm:
+    return replace(norm, rows=None if reader is None else rows_of(reader), out=out)

@@ -12,21 +12,18 @@ use are always the first ones, however long the prompt is. Attention does not as
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from quantvla_ros.engine.inputs import WordsLast
 from quantvla_ros.engine.norms import load_norm, normed
 from quantvla_ros.engine.siglip import SiglipForward, SiglipWeights
-from quantvla_ros.engine.staging import Fetched, Staged
 from quantvla_ros.engine.weights import WeightLoader
-from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused
 from quantvla_ros.kernels.fused_types import Norm, Quantized, Weight, rows_of
 from quantvla_ros.kernels.rows import Rows
-from quantvla_ros.models.layers import rotary_table
 from quantvla_ros.models.pi05 import PI05
 from quantvla_ros.models.prefix import ROTARY_THETA
 
@@ -88,39 +85,26 @@ class PI05Weights:
         self.action_out = load.weight(network.action_out_proj, dtype=torch.float32)
 
 
-class PI05Forward:
-    """The forward pass for so many pictures and prompts up to so many tokens.
-
-    `set_inputs`, then `run`, which reads and writes only buffers of this object, with operations
-    that do not depend on what is in them: it can be captured in a graph. Not thread-safe.
+class PI05Forward(WordsLast):
+    """pi0.5's forward pass; see `BufferedForward`.
 
     Attributes:
-        images: [views, 3, image, image] float32 in [-1, 1].
-        text: [prompt, width] embeddings of the prompt's tokens, scaled; any number beyond them.
         counts: [2] int32, tokens of the prefix, and those with the action tokens.
-        noise, actions: [chunk, action_dim] float32, what the flow starts from and ends at.
     """
 
+    weights: PI05Weights
+
     def __init__(self, weights: PI05Weights, views: int, prompt: int) -> None:
-        if views < 1 or prompt < 1:
-            raise BackendError(
-                f'engine: expected at least a picture and a token, found {views} and {prompt}'
-            )
-        self.weights, self.views, self.prompt = weights, views, prompt
+        super().__init__(weights, views, prompt)
         config, device = weights.config, weights.device
         vision, stack, expert = config.vision, config.prefix, config.expert
         self.pictures = views * vision.tokens
         self.longest = self.pictures + prompt
-
-        def buffer(*shape: int, dtype: torch.dtype = weights.dtype) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
+        buffer = self._buffer
         self._vision = SiglipForward(weights.vision, views)
         self.images = self._vision.images
         self.text = buffer(prompt, stack.width)
         self.counts = buffer(2, dtype=torch.int32)
-        self.noise = buffer(config.chunk, config.action_dim, dtype=torch.float32)
-        self.actions = torch.zeros_like(self.noise)
         self._prefix = buffer(self.longest, stack.width)
         shape = (stack.depth, config.chunk + self.longest, stack.kv_heads, stack.head_dim)
         self._keys, self._values = buffer(*shape), buffer(*shape)
@@ -128,57 +112,15 @@ class PI05Forward:
         self._features_buffer = torch.zeros_like(self._tokens, dtype=torch.float32)
         self._largest = buffer(config.chunk, dtype=torch.float32)
         self._euler = torch.full_like(self.noise[0], -1.0 / config.steps)
-        places = torch.arange(self.longest + config.chunk, device=device)
-        table = rotary_table(places[None], stack.head_dim, ROTARY_THETA)
-        self._cos, self._sin = (t[0, 0].contiguous() for t in table)
+        self._cos, self._sin = self._rotary(
+            self.longest + config.chunk, stack.head_dim, ROTARY_THETA
+        )
         self._chunk = torch.arange(config.chunk, dtype=torch.int32, device=device)
-        inputs = {name: getattr(self, name) for name in ('images', 'text', 'counts', 'noise')}
-        self._staged = {name: Staged(tensor) for name, tensor in inputs.items()}
-        self._fetched = Fetched(self.actions)
-        self.set_length(prompt)
+        self._stage()
 
-    def set_inputs(self, images: Sequence[Tensor], tokens: Tensor, noise: Tensor) -> None:
-        """Copy an observation's inputs to their buffers; they may be on the host.
-
-        Args:
-            images: of each view [3, image, image] in [-1, 1].
-            tokens: [T] ids of the prompt, without padding.
-            noise: [chunk, action_dim], standard normal.
-        Raises:
-            BackendError: other numbers of pictures, or a longer prompt, than this forward is for.
-        """
-        if len(images) != self.views:
-            raise BackendError(f'engine: expected {self.views} pictures, found {len(images)}')
-        self._staged['images'].write(images)
-        self.set_prompt(tokens)
-        self._staged['noise'].write(noise)
-
-    @torch.no_grad()
-    def set_prompt(self, tokens: Tensor) -> None:
-        """Embed a prompt's tokens [T] where the embedding is, and copy them to their buffer."""
-        embedding = self.weights.embed_tokens
-        if tokens.dim() != 1 or not 1 <= tokens.numel() <= self.prompt:
-            raise BackendError(
-                f'engine: expected 1 to {self.prompt} tokens, found {list(tokens.shape)}'
-            )
-        rows = embedding(tokens.to(embedding.weight.device))
-        self._staged['text'].write(rows * rows.shape[-1] ** 0.5)
-        self.set_length(len(rows))
-
-    def set_length(self, tokens: int) -> None:
-        """How many rows of `text` are the prompt."""
+    def _counts(self, tokens: int) -> list[int]:
         count = self.pictures + tokens
-        chunk = self.weights.config.chunk
-        self._staged['counts'].write(torch.tensor([count, count + chunk], dtype=torch.int32))
-
-    def result(self) -> Tensor:
-        """Wait for the actions: [chunk, action_dim] float32 on the host."""
-        return self._fetched.read()
-
-    def run(self) -> Tensor:
-        """Everything: `actions` from `images`, `text`, `counts` and `noise`."""
-        self.encode()
-        return self.integrate()
+        return [count, count + self.weights.config.chunk]
 
     def encode(self) -> None:
         """Pictures and prompt to the keys and values that the expert reads."""
@@ -249,9 +191,7 @@ class PI05Forward:
         norms = [_modulated_norm(n.before_attention, n.eps, rows_of(n.qkv)) for n in at.layers]
         # The last product is in float32, as the network's: the norm writes what that reads.
         norms.append(_modulated_norm(at.final, at.eps, None, self._features_buffer))
-        y = fused.rms_norm(
-            tokens, None, eps=norms[0].eps, modulation=norms[0].modulation, rows=norms[0].rows
-        )
+        y = fused.normed(tokens, norms[0])
         for index, (layer, after) in enumerate(zip(at.layers, norms[1:], strict=True)):
             keys, values = self._keys[index], self._values[index]
             query = fused.attention_inputs(

@@ -14,21 +14,18 @@ attends to its own tokens too, their keys lie before the prefix's.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from quantvla_ros.engine.inputs import WordsLast
 from quantvla_ros.engine.norms import linear_normed, load_norm, normed
 from quantvla_ros.engine.siglip import SiglipForward, SiglipWeights
-from quantvla_ros.engine.staging import Fetched, Staged
 from quantvla_ros.engine.weights import WeightLoader
-from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused
 from quantvla_ros.kernels.fused_types import FloatWeight, Norm, Quantized, Weight
-from quantvla_ros.models.layers import rotary_table
 from quantvla_ros.models.prefix import ROTARY_THETA
 from quantvla_ros.models.smolvla import SmolVLA
 
@@ -107,35 +104,25 @@ class SmolVLAWeights:
         self.action_out = load.weight(network.action_out_proj, dtype=wide)
 
 
-class SmolVLAForward:
-    """The forward pass for so many pictures and prompts up to so many tokens.
-
-    `set_inputs`, then `run`, which reads and writes only buffers of this object, with operations
-    that do not depend on what is in them: it can be captured in a graph. Not thread-safe.
+class SmolVLAForward(WordsLast):
+    """SmolVLA's forward pass; see `BufferedForward`.
 
     Attributes:
-        images: [views, 3, image, image] float32 in [-1, 1].
-        text: [prompt, width] embeddings of the prompt's tokens, scaled; any number beyond them.
         state: [1, state_dim] float32, normalised.
         counts: [3] int32, tokens of the prefix without the state, with it, and with the actions.
-        noise, actions: [chunk, action_dim] float32, what the flow starts from and ends at.
     """
 
+    ROWS = ('state', 'noise')
+    weights: SmolVLAWeights
+
     def __init__(self, weights: SmolVLAWeights, views: int, prompt: int) -> None:
-        if views < 1 or prompt < 1:
-            raise BackendError(
-                f'engine: expected at least a picture and a token, found {views} and {prompt}'
-            )
-        self.weights, self.views, self.prompt = weights, views, prompt
-        config, device = weights.config, weights.device
+        super().__init__(weights, views, prompt)
+        config = weights.config
         vision, stack, expert, chunk = config.vision, config.text, config.expert, config.chunk
         self.pictures = views * vision.tokens // config.shuffle**2
         self.longest = 1 + self.pictures + prompt
         whole = self.longest + chunk
-
-        def buffer(*shape: int, dtype: torch.dtype = weights.dtype) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
+        buffer = self._buffer
         self._vision = SiglipForward(weights.vision, views)
         self.images = self._vision.images
         blocks, side = vision.image // vision.patch // config.shuffle, config.shuffle
@@ -143,8 +130,6 @@ class SmolVLAForward:
         self.text = buffer(prompt, stack.width)
         self.state = buffer(1, config.state_dim, dtype=torch.float32)
         self.counts = buffer(3, dtype=torch.int32)
-        self.noise = buffer(chunk, config.action_dim, dtype=torch.float32)
-        self.actions = torch.zeros_like(self.noise)
         # The connector's product is scaled in its epilogue, as a gate on nothing.
         self._nothing = buffer(self.pictures, stack.width)
         self._scale = torch.full_like(self._nothing[0], stack.width**0.5, dtype=torch.float32)
@@ -161,74 +146,24 @@ class SmolVLAForward:
         self._features_buffer = torch.zeros_like(self._tokens, dtype=torch.float32)
         self._euler = torch.full_like(self.noise[0], -1.0 / config.steps)
         self._set_up_positions()
-        inputs = {
-            name: getattr(self, name) for name in ('images', 'text', 'state', 'counts', 'noise')
-        }
-        self._staged = {name: Staged(tensor) for name, tensor in inputs.items()}
-        self._fetched = Fetched(self.actions)
-        self.set_length(prompt)
+        self._stage()
+
+    def _counts(self, tokens: int) -> list[int]:
+        before = self.pictures + tokens
+        whole = before + 1
+        return [before, whole, whole + self.weights.config.chunk]
 
     def _set_up_positions(self) -> None:
         """Of the rows state, pictures, prompt, actions: a start, moved by counts[0] or not."""
-        weights, longest = self.weights, self.longest
-        config, device = weights.config, weights.device
+        longest, config = self.longest, self.weights.config
         whole = longest + config.chunk
-        rows = torch.arange(whole, device=device)
+        rows = torch.arange(whole, device=self.weights.device)
         before, after = rows == 0, rows >= longest
         self._starts = torch.where(after, rows - longest + 1, rows - 1) + before.long()
         self._moved = (before | after).long()
         self._places = torch.zeros_like(rows)
-        table = rotary_table(rows[None], config.text.head_dim, ROTARY_THETA)
-        self._cos_table, self._sin_table = (t[0, 0].contiguous() for t in table)
+        self._cos_table, self._sin_table = self._rotary(whole, config.text.head_dim, ROTARY_THETA)
         self._cos, self._sin = torch.zeros_like(self._cos_table), torch.zeros_like(self._sin_table)
-
-    def set_inputs(
-        self, images: Sequence[Tensor], tokens: Tensor, state: Tensor, noise: Tensor
-    ) -> None:
-        """Copy an observation's inputs to their buffers; they may be on the host.
-
-        Args:
-            images: of each view [3, image, image] in [-1, 1].
-            tokens: [T] ids of the prompt, without padding.
-            state: [1, state_dim], normalised.
-            noise: [chunk, action_dim], standard normal.
-        Raises:
-            BackendError: other numbers of pictures, or a longer prompt, than this forward is for.
-        """
-        if len(images) != self.views:
-            raise BackendError(f'engine: expected {self.views} pictures, found {len(images)}')
-        self._staged['images'].write(images)
-        self.set_prompt(tokens)
-        self._staged['state'].write(state)
-        self._staged['noise'].write(noise)
-
-    @torch.no_grad()
-    def set_prompt(self, tokens: Tensor) -> None:
-        """Embed a prompt's tokens [T] where the embedding is, and copy them to their buffer."""
-        embedding = self.weights.embed_tokens
-        if tokens.dim() != 1 or not 1 <= tokens.numel() <= self.prompt:
-            raise BackendError(
-                f'engine: expected 1 to {self.prompt} tokens, found {list(tokens.shape)}'
-            )
-        rows = embedding(tokens.to(embedding.weight.device))
-        self._staged['text'].write(rows * rows.shape[-1] ** 0.5)
-        self.set_length(len(rows))
-
-    def set_length(self, tokens: int) -> None:
-        """How many rows of `text` are the prompt."""
-        before = self.pictures + tokens
-        whole = before + 1
-        counts = [before, whole, whole + self.weights.config.chunk]
-        self._staged['counts'].write(torch.tensor(counts, dtype=torch.int32))
-
-    def result(self) -> Tensor:
-        """Wait for the actions: [chunk, action_dim] float32 on the host."""
-        return self._fetched.read()
-
-    def run(self) -> Tensor:
-        """Everything: `actions` from `images`, `text`, `state`, `counts` and `noise`."""
-        self.encode()
-        return self.integrate()
 
     def encode(self) -> None:
         """Pictures, prompt and state to the keys and values that the expert reads."""

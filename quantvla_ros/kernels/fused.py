@@ -70,6 +70,11 @@ def layer_norm(
     return _module('layer_norm', x).layer_norm(x, weight, bias, **options)
 
 
+def normed(x: Tensor, norm: Norm) -> Tensor | Quantized:
+    """As `fused_reference.normed`."""
+    return _module('normed', x).normed(x, norm)
+
+
 def quantize_rows(x: Tensor, rows: Rows) -> Quantized:
     """As `fused_reference.quantize_rows`."""
     return _module('quantize_rows', x).quantize_rows(x, rows)
@@ -113,7 +118,7 @@ def linear_norm(
         return module.linear_norm(read, weight, norm, residual=residual, gate=gate, out=out)
     assert not isinstance(x, Measured)  # `gated_rows` measures for no reader that is composed
     y = linear(x, weight, residual=residual, gate=gate, out=out)
-    return y, _module('normed', y).normed(y, norm)
+    return y, normed(y, norm)
 
 
 def gated_linear(
