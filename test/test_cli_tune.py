@@ -18,10 +18,12 @@ from engine_samples import inputs, network
 
 from quantvla_ros.cli import tune
 from quantvla_ros.cli.main import main
+from quantvla_ros.engine.attentions import attentions
 from quantvla_ros.engine.pi05 import PI05Forward, PI05Weights
 from quantvla_ros.engine.products import PRECISIONS, Workload, products
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused, gpu, tile_trial
+from quantvla_ros.kernels.attention_tiles import Attention, AttentionTile
 from quantvla_ros.kernels.fused_types import Quantized
 from quantvla_ros.kernels.gemm_tiles import FEW_ROWS, GemmTile, Product
 from quantvla_ros.kernels.tile_search import promising, search
@@ -127,8 +129,9 @@ def test_the_products_are_those_that_the_engine_runs(monkeypatch, views):
 
 
 def test_a_network_without_an_engine_is_refused():
-    with pytest.raises(BackendError, match=r'PI05, Groot, SmolVLA.*found Vision'):
-        products(VisionConfig(), Workload(1, 1))
+    for of in (products, attentions):
+        with pytest.raises(BackendError, match=r'PI05, Groot, SmolVLA.*found Vision'):
+            of(VisionConfig(), Workload(1, 1))
 
 
 @pytest.mark.parametrize('wrong', [{'views': 0}, {'tokens': 10**6}, {'chunk': -1}])
@@ -140,7 +143,7 @@ def test_a_workload_out_of_range_is_refused(wrong):
 def test_the_list_names_every_product_once_and_needs_no_gpu(capsys):
     assert main(['tune', '--list', '--views', '3', '--chunk', '50', '--precision', 'w8a8']) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 15
+    assert len(lines) == 14 + 3 + 1
     assert 'int8 816 x 2048 -> 32768 pairs' in lines[8]
     assert 'backbone gate+up' in lines[8]
 
@@ -208,7 +211,8 @@ class Instant:
 def measured(monkeypatch, tmp_path):
     """A machine with a GPU whose every trial is an `Instant`; runs `tune`, gives its table."""
     monkeypatch.setattr(tune, '_gpu', lambda name: ('cuda', GPU))
-    monkeypatch.setattr(tile_trial, 'GpuTrial', Instant)
+    for name in ('GpuTrial', 'AttentionTrial'):
+        monkeypatch.setattr(tile_trial, name, Instant)
     monkeypatch.setattr(Instant, 'wrong', ())
 
     def run(*arguments):
@@ -230,8 +234,11 @@ needs_triton = pytest.mark.skipif(
 def test_every_product_gets_its_entry(measured):
     status, entries = measured('--precision', 'bf16,w8a8,w4a8')
     assert status == 0
-    expected = products(PI05Config(), Workload(3, 48))
-    assert set(entries) == {one.of(p) for one in expected for p in ('bf16', 'w8a8', 'w4a8')}
+    expected = {
+        one.of(p)
+        for one in products(PI05Config(), Workload(3, 48)) for p in ('bf16', 'w8a8', 'w4a8')
+    } | {one.attention for one in attentions(PI05Config(), Workload(3, 48))}  # fmt: skip
+    assert set(entries) == expected
 
 
 @needs_triton
@@ -240,10 +247,10 @@ def test_what_is_in_the_table_is_not_measured_again_unless_asked(measured, capsy
     capsys.readouterr()
     status, entries = measured('--precision', 'w8a8,bf16')
     assert status == 0
-    assert len(entries) == 28
-    assert '14 products are in the table' in capsys.readouterr().out
+    assert len(entries) == 14 + 14 + 3
+    assert '17 products are in the table' in capsys.readouterr().out
     measured('--precision', 'w8a8', '--again')
-    assert '14 of 14 products measured' in capsys.readouterr().out
+    assert '17 of 17 products measured' in capsys.readouterr().out
 
 
 @needs_triton
@@ -254,6 +261,14 @@ def test_a_wrong_tile_is_reported_and_the_next_one_kept(measured, capsys, monkey
     assert status == 1
     assert 'please report it' in capsys.readouterr().err
     assert all(entries[product].tile != right[product].tile for product in right)
+
+
+@needs_triton
+def test_attentions_are_reached_by_name_and_measured_once_for_all_precisions(measured):
+    status, entries = measured('--precision', 'bf16,w8a8', '--only', 'attention')
+    assert status == 0
+    assert set(entries) == {one.attention for one in attentions(PI05Config(), Workload(3, 48))}
+    assert all(isinstance(entry.tile, AttentionTile) for entry in entries.values())
 
 
 def test_a_gpu_is_described_by_what_torch_says_of_it(monkeypatch):
@@ -276,6 +291,13 @@ PRODUCTS = [
 ]
 
 
+ATTENTIONS = [
+    Attention('bfloat16', 20, 20, 2, 2, 72, segments=2),
+    Attention('bfloat16', 21, 21, 4, 2, 64, causal=True),
+    Attention('bfloat16', 5, 40, 4, 1, 16),
+]
+
+
 def try_products():
     """In a process of its own, where the kernels are interpreted."""
     for product in PRODUCTS:
@@ -283,6 +305,13 @@ def try_products():
         tile = GemmTile(16, 16, 64, 4, 2)
         assert trial.refusal(tile) is None, (product, trial.refusal(tile))
         trial._expected = [expected + 1 for expected in trial._expected]
+        assert 'wrong by' in trial.refusal(tile)
+    for shape in ATTENTIONS:
+        trial = tile_trial.trial_of(shape, torch.device('cpu'))
+        for splits in (1, 2):
+            tile = AttentionTile(16, 16, splits, 4, 2, after=splits > 1)
+            assert trial.refusal(tile) is None, (shape, trial.refusal(tile))
+        trial._expected = trial._expected + 1
         assert 'wrong by' in trial.refusal(tile)
 
 

@@ -12,6 +12,11 @@ import pytest
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import tile_table
+from quantvla_ros.kernels.attention_tiles import (
+    Attention,
+    AttentionTile,
+    choose_attention_tile,
+)
 from quantvla_ros.kernels.gemm_tiles import (
     GemmTile,
     Product,
@@ -21,6 +26,7 @@ from quantvla_ros.kernels.gemm_tiles import (
 from quantvla_ros.kernels.tile_table import (
     Gpu,
     Measured,
+    best_attention_tile,
     best_tile,
     load_table,
     read_table,
@@ -31,6 +37,7 @@ from quantvla_ros.kernels.tile_table import (
 
 GPU = Gpu('NVIDIA Test 64GB HBM3', (9, 0), 132, 227 * 1024)
 PRODUCT = Product('int8', 816, 2560, 2048)
+ATTENTION = Attention('bfloat16', 50, 866, 8, 1, 256)
 WIDE = GemmTile(128, 256, 128, 8, 3)
 NARROW = GemmTile(64, 64, 128, 4, 4, split=2, left=True)
 
@@ -46,10 +53,10 @@ def in_use(places, monkeypatch):
     """The same, as the places that a process reads once."""
     monkeypatch.setattr(tile_table, 'SHIPPED', places['shipped'])
     monkeypatch.setattr(tile_table, 'user_directory', lambda: places['user'])
-    for cached in (tile_table._table_of, best_tile):
+    for cached in (tile_table._table_of, best_tile, best_attention_tile):
         cached.cache_clear()
     yield places
-    for cached in (tile_table._table_of, best_tile):
+    for cached in (tile_table._table_of, best_tile, best_attention_tile):
         cached.cache_clear()
 
 
@@ -186,10 +193,27 @@ def entry(**changed):
 
 def content(*entries, **changed):
     head = {
-        'format': 1, 'gpu': GPU.name, 'capability': [9, 0], 'processors': GPU.processors,
+        'format': 2, 'gpu': GPU.name, 'capability': [9, 0], 'processors': GPU.processors,
         'shared': GPU.shared, 'made_with': {},
     }
-    return json.dumps({**head, **changed, 'entries': list(entries)})
+    return json.dumps({**head, 'attentions': [], **changed, 'entries': list(entries)})
+
+
+def attention_entry(**changed):
+    value = {
+        'kind': 'bfloat16', 'queries': 50, 'keys': 866, 'heads': 8, 'kv_heads': 1, 'size': 256,
+        'segments': 1, 'causal': False, 'microseconds': 5.0,
+        'tile': {'rows': 64, 'keys': 64, 'splits': 7, 'warps': 4, 'stages': 3, 'after': True},
+    }
+    return {**value, **changed}
+
+
+def attended(**changed):
+    return content(attentions=[attention_entry(**changed)])
+
+
+def attention_tile(**changed):
+    return {**attention_entry()['tile'], **changed}
 
 
 def tile(**changed):
@@ -202,7 +226,9 @@ DAMAGED = {
     'not text': b'\xff\xfe\x00',
     'deep': '[' * 100_000,
     'a list': '[]',
-    'another format': content(entry(), format=2),
+    'another format': content(entry(), format=3),
+    'a format that is none': content(entry(), format=True),
+    'a format without attentions': content(entry(), attentions=None),
     'no name': content(entry(), gpu=''),
     'a name that is none': content(entry(), gpu=7),
     'half a capability': content(entry(), capability=[9]),
@@ -228,6 +254,23 @@ DAMAGED = {
     'no warps': content(entry(tile=tile(warps=0))),
     'no time': content(entry(microseconds=float('nan'))),
     'a time that is text': content(entry(microseconds='1')),
+    'attentions that are none': content(attentions=7),
+    'an attention that is none': content(attentions=[7]),
+    'an attention of an unknown kind': attended(kind='int8'),
+    'an attention of a kind that is none': attended(kind=['bfloat16']),
+    'an attention of more': attended(luck=7),
+    'an attention without keys': attended(keys=0),
+    'heads that share no keys': attended(heads=3, kv_heads=2),
+    'a vast head': attended(size=512),
+    'half causal': attended(causal=0),
+    'an attention without a tile': attended(tile=None),
+    'an attention with a tile of products': attended(tile=entry()['tile']),
+    'an attention with an odd tile': attended(tile=attention_tile(keys=48)),
+    'an attention with a vast tile': attended(tile=attention_tile(rows=1 << 20)),
+    'an attention without warps': attended(tile=attention_tile(warps=0)),
+    'an attention of many splits': attended(tile=attention_tile(splits=17)),
+    'an attention joined by a number': attended(tile=attention_tile(after=1)),
+    'an attention without a time': attended(microseconds=None),
     'a vast number': content(entry()).replace('"rows": 1', '"rows": 1' + '0' * 9000),
     'a vast file': content(entry()) + ' ' * (5 << 20),
 }
@@ -246,9 +289,48 @@ def test_a_damaged_file_is_left_out_with_a_warning(places, caplog, name):
 
 def test_the_samples_of_damage_differ_from_a_sound_file_in_that_alone(tmp_path):
     path = table_path(tmp_path, GPU)
-    path.write_text(content(entry()), encoding='utf-8')
+    path.write_text(content(entry(), attentions=[attention_entry()]), encoding='utf-8')
     assert read_table(path)[0] == GPU
-    assert len(read_table(path)[1]) == 1
+    assert len(read_table(path)[1]) == 2
+
+
+def test_a_table_from_before_attentions_had_tiles_is_read(places):
+    places['user'].mkdir()
+    old = {**json.loads(content(entry())), 'format': 1}
+    del old['attentions']
+    table_path(places['user'], GPU).write_text(json.dumps(old), encoding='utf-8')
+    assert len(load_table(GPU, **places).own) == 1
+    save(places['user'], (ATTENTION, AttentionTile(64, 64, 7, 4, 3, True)))
+    table = load_table(GPU, **places)
+    assert len(table.own) == 2
+    assert table.find(ATTENTION) == AttentionTile(64, 64, 7, 4, 3, True)
+
+
+def test_the_tile_of_an_attention_is_the_measured_one_a_near_one_or_the_rules(in_use):
+    measured, shorter = AttentionTile(32, 64, 14, 4, 2, True), replace(ATTENTION, keys=582)
+    save(in_use['user'], (ATTENTION, measured), (PRODUCT, WIDE))
+    assert best_attention_tile(ATTENTION, GPU) == measured
+    # 582 keys are 10 blocks: of 14 splits some would be empty.
+    assert best_attention_tile(shorter, GPU) == replace(measured, splits=10)
+    unlike = replace(ATTENTION, causal=True)
+    rule = choose_attention_tile(
+        400, 866, 1, 256, 2, processors=GPU.processors, shared=GPU.shared
+    )
+    assert best_attention_tile(unlike, GPU) == rule != measured
+
+
+def test_a_siblings_tile_of_an_attention_is_cut_to_the_memory_that_is_there(in_use):
+    save(in_use['shipped'], (ATTENTION, AttentionTile(64, 64, 7, 4, 2, True)))
+    small = replace(GPU, name='small', shared=99 * 1024)
+    assert best_attention_tile(ATTENTION, small) == AttentionTile(64, 64, 7, 4, 1, True)
+
+
+def test_so_many_tiles_that_counters_lack_are_joined_by_a_kernel_of_its_own(in_use):
+    wide = Attention('bfloat16', 1024, 1024, 12, 12, 64, 3)
+    save(in_use['user'], (wide, AttentionTile(16, 64, 2, 4, 2)))
+    assert not best_attention_tile(wide, GPU).after
+    many = replace(wide, segments=6)
+    assert best_attention_tile(many, GPU).after
 
 
 def test_a_damaged_file_is_written_anew(places):

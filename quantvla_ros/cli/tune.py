@@ -1,9 +1,9 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`tune`: find the fastest tile of every product of a network on this GPU, and keep them.
+"""`tune`: find the fastest tile of every product and attention of a network, and keep it.
 
-Exit status 0: all products have one; 1: some tile gave a wrong result or some product has none, as
-listed; 2: there is no GPU to measure, or the call is at fault.
+Exit status 0: all have one; 1: some tile gave a wrong result or some product has none, as listed;
+2: there is no GPU to measure, or the call is at fault.
 """
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='any of bf16, w8a8, w4a8, paper-w4a8 (default bf16,w8a8,w4a8)',
     )
     parser.add_argument(
-        '--only', metavar='LIST', help='parts of names, as --list shows them: expert,gate+up'
+        '--only', metavar='LIST',
+        help='parts of names, as --list shows them: expert,gate+up,attention vision',
     )
     parser.add_argument('--device', default='cuda', help='cuda (default) or cuda:N')
     parser.add_argument(
@@ -109,6 +110,7 @@ def _compile(tiles: Mapping[Any, Sequence[Any]], device: str, jobs: int) -> None
 
 def _products(args: argparse.Namespace) -> dict[Any, list[str]]:
     """What is measured, each product once, with the places it has in the network."""
+    from quantvla_ros.engine.attentions import attentions
     from quantvla_ros.engine.products import PRECISIONS, Workload, products
 
     precisions = args.precision.split(',')
@@ -119,15 +121,26 @@ def _products(args: argparse.Namespace) -> dict[Any, list[str]]:
             )
     config = _config(args.model)
     chunks = [None] if args.chunk is None else _numbers('--chunk', args.chunk)
+    workloads = [
+        Workload(views, tokens, chunk)
+        for views in _numbers('--views', args.views)
+        for tokens in _numbers('--prompt-tokens', args.prompt_tokens)
+        for chunk in chunks
+    ]
+    named: list[tuple[Any, str]] = [
+        (one.of(precision), one.name)
+        for precision in precisions for workload in workloads
+        for one in products(config, workload)
+    ]  # fmt: skip
+    named += [
+        (each.attention, each.name)
+        for workload in workloads for each in attentions(config, workload)
+    ]  # fmt: skip
     found: dict[Any, list[str]] = {}
-    for precision in precisions:
-        for views in _numbers('--views', args.views):
-            for tokens in _numbers('--prompt-tokens', args.prompt_tokens):
-                for chunk in chunks:
-                    for one in products(config, Workload(views, tokens, chunk)):
-                        names = found.setdefault(one.of(precision), [])
-                        if one.name not in names:
-                            names.append(one.name)
+    for product, name in named:
+        names = found.setdefault(product, [])
+        if name not in names:
+            names.append(name)
     if args.only is None:
         return found
     wanted = args.only.split(',')
@@ -172,15 +185,28 @@ def _listing(work: dict[Any, list[str]]) -> str:
 
 
 def _tiles(product: Any, *, processors: int, shared: int, capability: tuple[int, int]) -> list[Any]:
-    """What is tried for a product."""
+    """What is tried for a product or an attention."""
+    from quantvla_ros.kernels import attention_tiles
     from quantvla_ros.kernels.gemm_tiles import candidates
     from quantvla_ros.kernels.tile_search import promising
 
-    tiles = candidates(product, shared=shared, capability=capability)
+    limits: dict[str, Any] = {'shared': shared, 'capability': capability}
+    if isinstance(product, attention_tiles.Attention):
+        return attention_tiles.candidates(product, processors=processors, **limits)
+    tiles = candidates(product, **limits)
     return list(promising(tiles, product, processors=processors))
 
 
 def _title(product: Any) -> str:
+    from quantvla_ros.kernels.attention_tiles import Attention
+
+    if isinstance(product, Attention):
+        many = f'{product.segments} x ' if product.segments > 1 else ''
+        sizes = f'{many}{product.queries} x {product.keys}' + ' causal' * product.causal
+        heads = f'{product.heads} heads'
+        if product.kv_heads != product.heads:
+            heads += f' on {product.kv_heads}'
+        return f'{product.kind} {sizes}, {heads} of {product.size}'
     operands = f'{product.kind} (groups of {product.group})' if product.group else product.kind
     pairs = ' heads' if product.heads else ' pairs' if product.pairs else ''
     sizes = f'{product.rows} x {product.columns} -> {product.outputs}'
@@ -223,11 +249,11 @@ def _measure(
     """Search every product's tiles, keeping each result as it comes."""
     from quantvla_ros.kernels.tile_search import search
     from quantvla_ros.kernels.tile_table import Measured, save_table, table_path
-    from quantvla_ros.kernels.tile_trial import GpuTrial
+    from quantvla_ros.kernels.tile_trial import trial_of
 
     failed, made_with = 0, _made_with()
     for number, product in enumerate(work, 1):
-        found = search(tiles[product], GpuTrial(product, device))
+        found = search(tiles[product], trial_of(product, device))
         title = f'[{number}/{len(work)}] {_title(product)}'
         # A tile that does not fit is no fault; one that gives something else is.
         wrong = [(tile, reason) for tile, reason in found.refused if reason.startswith('wrong')]

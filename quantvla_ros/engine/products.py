@@ -7,7 +7,7 @@ take no time are left out: of the denoising step's embedding, of actions in and 
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,12 +81,17 @@ def products(config: Any, workload: Workload) -> list[NamedProduct]:
     """
     make = _BY_CONFIG.get(type(config))
     if make is None:
-        known = ', '.join(kind.__name__.removesuffix('Config') for kind in _BY_CONFIG)
-        raise BackendError(
-            f'expected a network with an engine of its own ({known}), found '
-            f'{type(config).__name__.removesuffix("Config")}'
-        )
+        raise unknown(config, _BY_CONFIG)
     return make(config, workload)
+
+
+def unknown(config: Any, known: Iterable[type]) -> BackendError:
+    """That a network of this kind has no engine, only those that are known."""
+    names = ', '.join(kind.__name__.removesuffix('Config') for kind in known)
+    return BackendError(
+        f'expected a network with an engine of its own ({names}), found '
+        f'{type(config).__name__.removesuffix("Config")}'
+    )
 
 
 def _pi05(config: PI05Config, workload: Workload) -> list[NamedProduct]:

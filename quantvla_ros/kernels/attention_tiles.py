@@ -2,14 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the GPU's attention is cut into programs: rows of queries, blocks and splits of the keys.
 
-Knows sizes; knows nothing of tensors, kernels or devices. The choice is an estimate from what one
-multiprocessor loads and multiplies, for shapes that nobody has measured.
+Knows sizes; knows nothing of tensors, kernels or devices. `choose_attention_tile` is an estimate
+from what one multiprocessor loads and multiplies, for shapes that nobody has measured; `candidates`
+are what `tune` tries.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 MOST_SPLITS = 16
+COUNTERS = 4096  # tiles of rows whose splits one launch may join
+KINDS = {'float32': 4, 'float16': 2, 'bfloat16': 2}  # of queries, keys and values: bytes
 _BARRIERS = 1024  # bytes, of the pipeline's own
 # Of one multiprocessor: operations in the time of a byte from the cache, and in bytes what starting
 # on a block of keys (a chain of product, exponential, product) and joining splits cost in time.
@@ -20,6 +24,43 @@ _JOIN_COST = 70_000
 
 # Rows and keys of a block, most splits, warps: the best of those tried on an H100.
 _TOGETHER = (64, 64, 7, 4)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """An attention as far as its tile depends on it.
+
+    Attributes:
+        kind: one of `KINDS`.
+        queries, keys: of a segment.
+        heads, kv_heads: of the queries, and of the keys. size: of a head.
+        segments: of queries and keys, that see nothing of each other.
+        causal: query i sees keys 0 to i only.
+    """
+
+    kind: str
+    queries: int
+    keys: int
+    heads: int
+    kv_heads: int
+    size: int
+    segments: int = 1
+    causal: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Query rows that read the same keys."""
+        return self.queries * (self.heads // self.kv_heads)
+
+    @property
+    def groups(self) -> int:
+        """Sets of keys that rows read."""
+        return self.kv_heads * self.segments
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the keys were made just before, by the product that made the queries."""
+        return self.keys <= self.queries
 
 
 @dataclass(frozen=True)
@@ -140,3 +181,103 @@ def _deepest(
         if shallower.shared(width, element) <= shared:
             return shallower
     return None
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Tiles that cannot work well, by name."""
+
+    name: str
+    reason: str
+    covers: Callable[[AttentionTile, Attention, tuple[int, int]], bool]
+
+
+def _sums(tile: AttentionTile, shape: Attention) -> int:
+    """That a thread keeps in registers, of the 255 that it has."""
+    return tile.rows * sum(head_parts(shape.size)) // (32 * tile.warps)
+
+
+EXCLUDED: tuple[Exclusion, ...] = (
+    Exclusion(
+        'more than 128 sums a thread',
+        'the logits of a block and the addresses are beside them in its 255 registers',
+        lambda tile, shape, capability: _sums(tile, shape) > 128,
+    ),
+)
+
+
+def exclusion(
+    tile: AttentionTile, shape: Attention, capability: tuple[int, int] = (9, 0)
+) -> Exclusion | None:
+    """Why a tile is not taken for an attention on GPUs of this compute capability; None: it is."""
+    return next((one for one in EXCLUDED if one.covers(tile, shape, capability)), None)
+
+
+# Rows and keys of a block, warps; what is worth a measurement.
+_BLOCKS = (
+    (64, 64, 4), (128, 64, 8), (64, 32, 4), (32, 64, 4), (64, 128, 4), (128, 128, 8), (128, 32, 8),
+    (16, 64, 4), (64, 64, 8), (128, 64, 4), (32, 32, 4),
+)  # fmt: skip
+_MOST_CANDIDATES = 24
+_LONG = 4  # blocks of keys that a program goes through, or splits
+
+
+def candidates(
+    shape: Attention, *, processors: int, shared: int, capability: tuple[int, int] = (9, 0)
+) -> list[AttentionTile]:
+    """Tiles that are worth a measurement for this attention, each once, the rule's the first."""
+    found = [
+        choose_attention_tile(
+            shape.rows, shape.keys, shape.groups, shape.size, KINDS[shape.kind],
+            processors=processors, shared=shared,
+        )
+    ]  # fmt: skip
+    for depth in (2, 3, 1):
+        for rows, keys, warps in _BLOCKS:
+            if (rows > 16 and rows >= 2 * shape.rows) or (keys > 32 and keys >= 2 * shape.keys):
+                continue
+            for splits in _splits(shape, rows, keys, processors):
+                wanted = AttentionTile(rows, keys, splits, warps, depth, splits > 1)
+                tile = fitted(wanted, shape, shared=shared, capability=capability)
+                if tile is None or tile.stages < depth:
+                    continue
+                # A pipeline deeper than there are blocks is as one of as many.
+                if depth <= max(2, -(-shape.keys // keys // splits)):
+                    found.append(tile)
+    return list(dict.fromkeys(found))[:_MOST_CANDIDATES]
+
+
+def _splits(shape: Attention, rows: int, keys: int, processors: int) -> list[int]:
+    """Numbers of programs that share the keys, so that all programs run at once, or one."""
+    tiles = -(-shape.rows // rows) * shape.groups
+    blocks = -(-shape.keys // keys)
+    found = {1}
+    for programs in (processors // 2, processors, 2 * processors):
+        most = max(1, min(MOST_SPLITS, blocks, programs // tiles))
+        each = -(-blocks // most)
+        # Two programs to a multiprocessor take turns: that is for long ones.
+        if programs <= processors or each >= _LONG:
+            found.add(-(-blocks // each))  # none of them empty
+    if max(found) >= _LONG:
+        found.remove(1)  # most of the GPU would have nothing to do
+    return sorted(found)
+
+
+def fitted(
+    tile: AttentionTile, shape: Attention, *, shared: int, capability: tuple[int, int] = (9, 0)
+) -> AttentionTile | None:
+    """The same tile as this attention can take it; None: it cannot.
+
+    No split is empty, the pipeline is as deep as the shared memory allows, and so many tiles that
+    no counters are there for them are joined by a kernel of its own.
+    """
+    if exclusion(tile, shape, capability) is not None:
+        return None
+    blocks = -(-shape.keys // tile.keys)
+    splits = -(-blocks // -(-blocks // min(tile.splits, MOST_SPLITS)))
+    tiles = -(-shape.rows // tile.rows) * shape.groups
+    after = splits > 1 and (tile.after or tiles > COUNTERS)
+    return _deepest(
+        replace(tile, splits=splits, after=after), sum(head_parts(shape.size)), KINDS[shape.kind],
+        shared,
+    )  # fmt: skip

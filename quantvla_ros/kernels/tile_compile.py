@@ -3,7 +3,8 @@
 """Tiles compiled by many processes at once, into the cache on disk that all of them share.
 
 A GPU times one tile in milliseconds that its compiler takes seconds for, on one core. Knows
-products and tiles; knows nothing of times. What cannot be compiled is left for the trial to say.
+products, attentions and tiles; knows nothing of times. What cannot be compiled is left for the
+trial to say.
 """
 from __future__ import annotations
 
@@ -11,15 +12,17 @@ import contextlib
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any
 
-from quantvla_ros.kernels.gemm_tiles import GemmTile, Product
+from quantvla_ros.kernels.attention_tiles import Attention
+from quantvla_ros.kernels.gemm_tiles import Product
 
 _AT_ONCE = 4  # tiles of a product that one process takes: they share operands
 
-Piece = tuple[Product, tuple[GemmTile, ...]]
+Piece = tuple[Product | Attention, tuple[Any, ...]]
 
 
-def pieces(work: Iterable[tuple[Product, Sequence[GemmTile]]]) -> list[Piece]:
+def pieces(work: Iterable[tuple[Product | Attention, Sequence[Any]]]) -> list[Piece]:
     """What one process compiles at a time."""
     return [
         (product, tuple(tiles[start : start + _AT_ONCE]))
@@ -44,13 +47,13 @@ def compile_tiles(work: Sequence[Piece], device: str, jobs: int) -> Iterator[int
             yield done
 
 
-def _compile(device: str, product: Product, tiles: Sequence[GemmTile]) -> int:
+def _compile(device: str, product: Product | Attention, tiles: Sequence[Any]) -> int:
     import torch
     import triton
 
-    from quantvla_ros.kernels.tile_trial import GpuTrial
+    from quantvla_ros.kernels.tile_trial import trial_of
 
-    trial = GpuTrial(product, torch.device(device), copies=1)
+    trial = trial_of(product, torch.device(device), copies=1)
     for tile in tiles:
         with contextlib.suppress(triton.errors.TritonError):
             trial.run_once(tile)

@@ -1,6 +1,6 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The best tile of a product, by trying: a quick look at all, then a long one at the good ones.
+"""The best tile of a product, or of an attention, by trying: a quick look, then a longer one.
 
 Knows tiles and times; knows nothing of tensors, kernels or files. How a tile is run and timed is
 the caller's (`tile_trial` on a GPU), so that the search can be tested without one.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from quantvla_ros.kernels.gemm_tiles import GemmTile, Product
 
@@ -21,13 +21,13 @@ _ROUNDS = 5  # of the second look; interleaved, as the clock of a GPU drifts
 
 
 class Trial(Protocol):
-    """One product, ready to run with any tile."""
+    """One product, or attention, ready to run with any tile."""
 
-    def refusal(self, tile: GemmTile) -> str | None:
+    def refusal(self, tile: Any) -> str | None:
         """Why this tile cannot run here or is wrong; None: it ran once, and the result is right."""
 
-    def microseconds(self, tile: GemmTile, *, quick: bool) -> float:
-        """The time of one product with a tile that was not refused."""
+    def microseconds(self, tile: Any, *, quick: bool) -> float:
+        """The time of one run with a tile that was not refused."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Found:
         tried: how many could.
     """
 
-    tile: GemmTile | None
+    tile: Any | None
     microseconds: float
-    refused: tuple[tuple[GemmTile, str], ...]
+    refused: tuple[tuple[Any, str], ...]
     tried: int
 
 
@@ -57,10 +57,10 @@ def promising(
             yield tile
 
 
-def search(tiles: Iterable[GemmTile], trial: Trial) -> Found:
+def search(tiles: Iterable[Any], trial: Trial) -> Found:
     """Run every tile once, time those that are right, and time the good ones again."""
-    refused: list[tuple[GemmTile, str]] = []
-    first: list[tuple[float, GemmTile]] = []
+    refused: list[tuple[Any, str]] = []
+    first: list[tuple[float, Any]] = []
     for tile in tiles:
         reason = trial.refusal(tile)
         if reason is None:

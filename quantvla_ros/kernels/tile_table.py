@@ -3,7 +3,8 @@
 """Measured tiles: files of them, one for each GPU, and the lookup of the best one for a product.
 
 Knows names, sizes and files; knows nothing of tensors, kernels, or how a tile is measured. What was
-measured on another GPU is a proposal: `best_tile` holds it against the memory of this one.
+measured on another GPU is a proposal: `best_tile` holds it against the memory of this one. What is
+said of products holds for attentions (`best_attention_tile`): both are in one file.
 
 There are two places. The package brings tables of the GPUs that were measured (`tile_tables/`), the
 command `tune` writes those of the user's own GPU (`user_directory`). A product is looked up in this
@@ -20,7 +21,6 @@ import json
 import logging
 import math
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,68 +28,38 @@ from pathlib import Path
 from typing import Any
 
 from quantvla_ros.errors import BackendError
-from quantvla_ros.kernels.gemm_tiles import (
-    KINDS,
-    GemmTile,
-    Product,
-    choose_gemm_tile,
-    fitted,
+from quantvla_ros.kernels import attention_tiles
+from quantvla_ros.kernels.attention_tiles import (
+    Attention,
+    AttentionTile,
+    choose_attention_tile,
+)
+from quantvla_ros.kernels.gemm_tiles import GemmTile, Product, choose_gemm_tile, fitted
+from quantvla_ros.kernels.tile_entries import (
+    Gpu,
+    Measured,
+    as_object,
+    attention_entry,
+    entry,
+    entry_json,
 )
 
-FORMAT = 1
+__all__ = ['Gpu', 'Measured']  # of `tile_entries`, for those who read and write tables
+
+FORMAT = 2  # written; 1, which has no attentions, is read too
 SHIPPED = Path(__file__).resolve().parent / 'tile_tables'
 
 _log = logging.getLogger(__name__)
 _LARGEST_FILE = 4 << 20  # bytes; a table of every product we know has less than a tenth
 _REACH = 1.5  # octaves, summed over the sizes, up to which another product's tile is taken
-_LARGEST_SIZE = 1 << 24  # of a product's rows, outputs or columns
+# What may differ between two alike, and for how much the nearest is looked up.
+_SIZES: dict[type, tuple[str, ...]] = {
+    Product: ('rows', 'outputs', 'columns'),
+    Attention: ('queries', 'keys', 'segments'),
+}
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """What tells GPUs apart as far as tiles go.
-
-    Attributes:
-        name: as the driver gives it.
-        capability: major and minor.
-        processors: multiprocessors. shared: bytes of shared memory that one program may use.
-    Raises:
-        BackendError: a value out of range.
-    """
-
-    name: str
-    capability: tuple[int, int]
-    processors: int
-    shared: int
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.slug:
-            raise BackendError(f'gpu: expected the name of a GPU, found {self.name!r}')
-        if not isinstance(self.capability, tuple) or len(self.capability) != 2:
-            raise BackendError(f'capability: expected (major, minor), found {self.capability!r}')
-        for part in self.capability:
-            _whole('capability', part, 0, 99)
-        _whole('processors', self.processors, 1, 4096)
-        _whole('shared', self.shared, 1024, 1 << 24)
-
-    @property
-    def slug(self) -> str:
-        """The name as part of a file's name."""
-        return re.sub(r'[^a-z0-9]+', '_', self.name.lower()).strip('_')[:100]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The best tile of one product on one GPU, and its time."""
-
-    product: Product
-    tile: GemmTile
-    microseconds: float
-
-    def __post_init__(self) -> None:
-        time = self.microseconds
-        if isinstance(time, bool) or not isinstance(time, (int, float)) or not 0 < time < 1e9:
-            raise BackendError(f'microseconds: expected a positive number, found {time!r}')
+Entries = Mapping[Product | Attention, Measured]
 
 
 @dataclass(frozen=True)
@@ -103,23 +73,25 @@ class TileTable:
     """
 
     gpu: Gpu
-    own: Mapping[Product, Measured] = dataclasses.field(default_factory=dict)
-    shipped: Mapping[Product, Measured] = dataclasses.field(default_factory=dict)
+    own: Entries = dataclasses.field(default_factory=dict)
+    shipped: Entries = dataclasses.field(default_factory=dict)
 
-    def find(self, product: Product) -> GemmTile | None:
+    def find(self, product: Product | Attention) -> Any:
         """The measured tile of a product or of the nearest one; None: nothing near was measured."""
         for table in (self.own, self.shipped):
             if product in table:
                 return table[product].tile
         best, least = None, _REACH
         for table in (self.own, self.shipped):
-            for known, entry in table.items():
+            for known, one in table.items():
                 distance = _distance(product, known)
                 if distance < least or (best is None and distance == least):
-                    best, least = entry.tile, distance
+                    best, least = one.tile, distance
         return best
 
-    def untuned(self, products: Iterable[Product]) -> list[Product]:
+    def untuned(
+        self, products: Iterable[Product | Attention]
+    ) -> list[Product | Attention]:
         """Those of `products` that have no entry of their own, each once, in their order."""
         unique = dict.fromkeys(products)
         return [p for p in unique if p not in self.own and p not in self.shipped]
@@ -133,6 +105,20 @@ def best_tile(product: Product, gpu: Gpu) -> GemmTile:
     tile = None if measured is None else fitted(measured, product, **limits)
     if tile is None:
         return choose_gemm_tile(product, processors=gpu.processors, **limits)
+    return tile
+
+
+@functools.lru_cache(maxsize=1024)
+def best_attention_tile(shape: Attention, gpu: Gpu) -> AttentionTile:
+    """As `best_tile`, of an attention."""
+    measured = _table_of(gpu).find(shape)
+    limits: dict[str, Any] = {'shared': gpu.shared, 'capability': gpu.capability}
+    tile = None if measured is None else attention_tiles.fitted(measured, shape, **limits)
+    if tile is None:
+        return choose_attention_tile(
+            shape.rows, shape.keys, shape.groups, shape.size, attention_tiles.KINDS[shape.kind],
+            processors=gpu.processors, shared=gpu.shared,
+        )  # fmt: skip
     return tile
 
 
@@ -183,9 +169,7 @@ def save_table(
         BackendError: it cannot be written.
     """
     path = table_path(directory, gpu)
-    merged = {**_readable(path, gpu), **{entry.product: entry for entry in entries}}
-    ordered = sorted(merged.values(), key=lambda entry: dataclasses.astuple(entry.product))
-    lines = ',\n  '.join(json.dumps(_entry_json(entry)) for entry in ordered)
+    merged = {**_readable(path, gpu), **{one.product: one for one in entries}}
     head = {
         'format': FORMAT,
         'gpu': gpu.name,
@@ -194,7 +178,13 @@ def save_table(
         'shared': gpu.shared,
         'made_with': dict(made_with),
     }
-    text = json.dumps(head, indent=1)[:-2] + f',\n "entries": [\n  {lines}\n ]\n}}\n'
+    text = json.dumps(head, indent=1)[:-2]
+    for name, kind in (('entries', Product), ('attentions', Attention)):
+        some = [one for one in merged.values() if isinstance(one.product, kind)]
+        some.sort(key=lambda one: dataclasses.astuple(one.product))
+        lines = [json.dumps(entry_json(one)) for one in some]
+        text += f',\n "{name}": [' + ','.join(f'\n  {line}' for line in lines) + '\n ]'
+    text += '\n}\n'
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _replace(path, text)
@@ -220,7 +210,7 @@ def _replace(path: Path, text: str) -> None:
         raise
 
 
-def read_table(path: Path) -> tuple[Gpu, dict[Product, Measured]]:
+def read_table(path: Path) -> tuple[Gpu, dict[Product | Attention, Measured]]:
     """A table's GPU and entries.
 
     Raises:
@@ -236,104 +226,42 @@ def read_table(path: Path) -> tuple[Gpu, dict[Product, Measured]]:
     # RecursionError: brackets by the thousand; ValueError: no JSON, or no UTF-8.
     except (ValueError, RecursionError) as error:
         raise BackendError(f'expected JSON, found {error}') from None
-    content = _object('the file', content)
-    if content.get('format') != FORMAT:
-        raise BackendError(f'format: expected {FORMAT}, found {content.get("format")!r}')
-    capability, entries = content.get('capability'), content.get('entries')
-    if not isinstance(capability, list) or not isinstance(entries, list):
-        raise BackendError('capability, entries: expected lists, found something else')
+    content = as_object('the file', content)
+    version = content.get('format')
+    if isinstance(version, bool) or version not in (1, FORMAT):
+        raise BackendError(f'format: expected 1 or {FORMAT}, found {version!r}')
+    if version == 1:
+        content = {**content, 'attentions': []}
+    capability = content.get('capability')
+    entries, attentions = content.get('entries'), content.get('attentions')
+    if not all(isinstance(one, list) for one in (capability, entries, attentions)):
+        raise BackendError('capability, entries, attentions: expected lists, found something else')
     gpu = Gpu(
         content.get('gpu'),  # type: ignore[arg-type]
         tuple(capability),  # type: ignore[arg-type]
         content.get('processors'),  # type: ignore[arg-type]
         content.get('shared'),  # type: ignore[arg-type]
     )
-    found = [_entry(f'entries[{index}]', entry) for index, entry in enumerate(entries)]
-    return gpu, {entry.product: entry for entry in found}
+    found = [entry(f'entries[{index}]', one) for index, one in enumerate(entries)]
+    found += [attention_entry(f'attentions[{i}]', one) for i, one in enumerate(attentions)]
+    return gpu, {one.product: one for one in found}
 
 
-def _entry_json(entry: Measured) -> dict[str, Any]:
-    return {
-        **dataclasses.asdict(entry.product),
-        'tile': dataclasses.asdict(entry.tile),
-        'microseconds': round(entry.microseconds, 3),
-    }
-
-
-def _entry(where: str, value: Any) -> Measured:
-    try:
-        entry = dict(_object('it', value))
-        tile, time = _tile(entry.pop('tile', None)), entry.pop('microseconds', None)
-        return Measured(_product(entry), tile, time)  # type: ignore[arg-type]
-    except BackendError as error:
-        raise BackendError(f'{where}: {error}') from None
-
-
-def _product(numbers: dict[str, Any]) -> Product:
-    _check_fields('product', Product, numbers)
-    if numbers['kind'] not in KINDS:
-        raise BackendError(f'kind: expected one of {", ".join(KINDS)}, found {numbers["kind"]!r}')
-    for name in ('rows', 'outputs', 'columns'):
-        _whole(name, numbers[name], 1, _LARGEST_SIZE)
-    if numbers['heads'] and not numbers['pairs']:
-        raise BackendError('heads: expected pairs with them, found none')
-    if numbers['measured'] and numbers['kind'] != 'int8':
-        raise BackendError(f'measured: expected with kind int8, found with {numbers["kind"]}')
-    _whole('head', numbers['head'], 0, 1024 if numbers['heads'] else 0)
-    _whole('group', numbers['group'], 0, _LARGEST_SIZE if numbers['kind'] == 'int4' else 0)
-    return Product(**numbers)
-
-
-def _tile(value: Any) -> GemmTile:
-    """A tile whose sizes a kernel can have."""
-    numbers = _object('tile', value)
-    _check_fields('tile', GemmTile, numbers)
-    for name, number in numbers.items():
-        if name == 'left':
-            continue
-        _whole(f'tile.{name}', number, 1, 1024)
-        # A pipeline may have any depth; all else is a size of blocks.
-        if name != 'stages' and number & (number - 1):
-            raise BackendError(f'tile.{name}: expected a power of two, found {number}')
-    return GemmTile(**numbers)
-
-
-def _check_fields(name: str, kind: type, numbers: Mapping[str, Any]) -> None:
-    """All fields of a dataclass are there and no others; what shall be true or false is."""
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}
-    if set(numbers) != set(fields):
-        raise BackendError(f'{name}: expected {", ".join(fields)}, found {", ".join(numbers)}')
-    for field, type_ in fields.items():
-        if type_ == 'bool' and not isinstance(numbers[field], bool):
-            raise BackendError(f'{name}.{field}: expected true or false, found {numbers[field]!r}')
-
-
-def _distance(one: Product, other: Product) -> float:
+def _distance(one: Product | Attention, other: Product | Attention) -> float:
     """How unlike two products are, in octaves of their sizes; infinite: not comparable."""
-    sizes = ('rows', 'outputs', 'columns')
+    if type(one) is not type(other):
+        return math.inf
+    sizes = _SIZES[type(one)]
     if any(
         getattr(one, field.name) != getattr(other, field.name)
-        for field in dataclasses.fields(Product)
+        for field in dataclasses.fields(one)
         if field.name not in sizes
     ):
         return math.inf
     return sum(abs(math.log2(getattr(one, size) / getattr(other, size))) for size in sizes)
 
 
-def _object(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise BackendError(f'{name}: expected an object, found {type(value).__name__}')
-    return value
-
-
-def _whole(name: str, value: Any, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise BackendError(
-            f'{name}: expected a whole number in {least}..{most}, found {value!r}'
-        )
-
-
-def _readable(path: Path, gpu: Gpu | None) -> dict[Product, Measured]:
+def _readable(path: Path, gpu: Gpu | None) -> dict[Product | Attention, Measured]:
     """The entries of a file of ours; none where it is absent, damaged or another GPU's."""
     found = _table(path)
     if found is None:
@@ -345,7 +273,7 @@ def _readable(path: Path, gpu: Gpu | None) -> dict[Product, Measured]:
     return entries
 
 
-def _table(path: Path) -> tuple[Gpu, dict[Product, Measured]] | None:
+def _table(path: Path) -> tuple[Gpu, dict[Product | Attention, Measured]] | None:
     try:
         return read_table(path)
     except FileNotFoundError:
@@ -361,7 +289,7 @@ def _warn(path: Path, reason: str) -> None:
     _log.warning('%s: left out (%s); `quantvla_ros tune` writes it anew', path, reason)
 
 
-def _of_nearest(gpu: Gpu, directory: Path) -> dict[Product, Measured]:
+def _of_nearest(gpu: Gpu, directory: Path) -> dict[Product | Attention, Measured]:
     """The entries of the GPU's own file in the directory, else of its sibling's."""
     own = _table(table_path(directory, gpu))
     if own is not None and own[0] == gpu:

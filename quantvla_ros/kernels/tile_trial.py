@@ -3,18 +3,20 @@
 """One product on a GPU with any tile: is it right, and how long does it take?
 
 Knows tensors, the fused products and their definition; knows nothing of files or models. A tile is
-timed as a network runs it: in a CUDA graph, one product after the other, each with other weights
-than the one before, more of them than the L2 holds.
+timed as a network runs it: one product after the other, each with other weights than the one
+before, more of them than the L2 holds.
 """
 from __future__ import annotations
 
-import statistics
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from quantvla_ros.kernels import fused_reference
 from quantvla_ros.kernels import triton_gemm_launch as launch
+from quantvla_ros.kernels.attention_tiles import Attention
+from quantvla_ros.kernels.attention_trial import AttentionTrial
 from quantvla_ros.kernels.fused_types import (
     FloatWeight,
     Int4Weight,
@@ -27,15 +29,12 @@ from quantvla_ros.kernels.gemm_tiles import GemmTile, Product
 from quantvla_ros.kernels.halves import halved
 from quantvla_ros.kernels.packing import pack_int4
 from quantvla_ros.kernels.rows import Rows
+from quantvla_ros.kernels.trial_timing import CALLS, TimedTrial, cold_copies, fault_of, unlike
 
-_CALLS = 20  # in a graph, or as many as there are weights
-_REPLAYS = {True: 5, False: 25}
 _MOST_COPIES = 64
-# Of the result's type, relative to the value and to the largest of all.
-_TOLERANCE = {torch.bfloat16: 2**-7, torch.float16: 2**-9, torch.float32: 2**-16}
 
 
-class GpuTrial:
+class GpuTrial(TimedTrial):
     """A `tile_search.Trial`: random operands of one product's sizes, with the epilogue it implies.
 
     Products of heads give queries, keys and values, of normed heads where the product says so;
@@ -46,11 +45,13 @@ class GpuTrial:
         self, product: Product, device: torch.device, *, copies: int | None = None
     ) -> None:
         """`copies`: of the weights; None: more than the L2 holds."""
-        self.product, self.device = product, device
+        super().__init__(device)
+        self.product = product
         self._generator = torch.Generator(device).manual_seed(0)
         self._float = getattr(torch, product.kind) if 'float' in product.kind else None
         self._dtype = self._float or torch.bfloat16
         self._weights = [self._weight() for _ in range(copies or self._copies())]
+        self.calls = max(CALLS, len(self._weights))
         self._x = self._rows()
         self._largest = (self._normal(product.rows).abs() + 3.0) if product.measured else None
         rows, outputs = product.rows, product.outputs
@@ -71,7 +72,6 @@ class GpuTrial:
             self._keys = torch.empty(shape, dtype=self._dtype, device=device)
             self._values = torch.empty_like(self._keys)
             self._written += [self._keys, self._values]
-        self._graphs: dict[GemmTile, tuple[torch.cuda.CUDAGraph, int]] = {}
         self._expected: list[Tensor] | None = None
 
     def run_once(self, tile: GemmTile) -> list[Tensor]:
@@ -86,42 +86,19 @@ class GpuTrial:
             written.fill_(float('nan'))
         try:
             found = self.run_once(tile)
-        except triton.errors.TritonError as error:  # too much memory asked for, or not compiled
-            return f'{type(error).__name__}: {str(error).strip().splitlines()[-1]}'
+        except triton.errors.TritonError as error:
+            return fault_of(error)
         if self._expected is None:
             self._expected = self._run(fused_reference, self._defined(), {})
-        tolerance = _TOLERANCE[self._dtype]
         for one, other in zip(found, self._expected, strict=True):
-            one, other = one.float(), other.float()
-            if other.numel() == 0:  # no queries
-                continue
-            least = tolerance * float(other.abs().max())
-            if not torch.allclose(one, other, rtol=tolerance, atol=least):
-                return f'wrong by up to {float((one - other).abs().max()):.3g}'
+            wrong = unlike(one, other)
+            if wrong is not None:
+                return wrong
         return None
 
-    def microseconds(self, tile: GemmTile, *, quick: bool) -> float:
-        """The median time of one product."""
-        graph, calls = self._graphs.get(tile) or self._captured(tile)
-        self._graphs[tile] = graph, calls
-        graph.replay()
-        times = []
-        for _ in range(_REPLAYS[quick]):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end) * 1e3 / calls)
-        return statistics.median(times)
-
-    def _captured(self, tile: GemmTile) -> tuple[torch.cuda.CUDAGraph, int]:
-        calls = max(_CALLS, len(self._weights))
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self.device), torch.cuda.graph(graph):
-            for call in range(calls):
-                self._run(launch, self._weights[call % len(self._weights)], {'tile': tile})
-        return graph, calls
+    def launch(self, call: int, tile: GemmTile) -> None:
+        """One run, with another weight than the one before."""
+        self._run(launch, self._weights[call % len(self._weights)], {'tile': tile})
 
     def _run(self, module, weight, options: dict) -> list[Tensor]:
         """The product by `fused_reference` or by the kernels; its results, newly made or not."""
@@ -161,12 +138,9 @@ class GpuTrial:
 
     def _copies(self) -> int:
         """So many weights that none is in the L2 when its turn comes again."""
-        if self.device.type != 'cuda':
-            return 1
         bits = {'int4': 4, 'int8': 8, 'float32': 32}.get(self.product.kind, 16)
         size = self.product.outputs * self.product.columns * bits / 8
-        cache = torch.cuda.get_device_properties(self.device).L2_cache_size
-        return max(2, min(_MOST_COPIES, int(2 * cache / size) + 1))
+        return cold_copies(self.device, size, _MOST_COPIES)
 
     def _weight(self):
         weight = self._plain_weight()
@@ -210,6 +184,15 @@ class GpuTrial:
         return torch.randint(
             low, high, shape, generator=self._generator, device=self.device, dtype=torch.int8
         )
+
+
+def trial_of(
+    product: Product | Attention, device: torch.device, **options: Any
+) -> GpuTrial | AttentionTrial:
+    """What tries the tiles of a product or of an attention; `options` of theirs."""
+    if isinstance(product, Attention):
+        return AttentionTrial(product, device, **options)
+    return GpuTrial(product, device, **options)
 
 
 def _head(outputs: int) -> int:

@@ -25,16 +25,19 @@ from torch import Tensor
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels.attention_tiles import (
+    COUNTERS,
+    KINDS,
+    Attention,
     AttentionTile,
     choose_attention_tile,
     head_parts,
 )
 from quantvla_ros.kernels.counters import counters
-from quantvla_ros.kernels.gpu import launch_options
+from quantvla_ros.kernels.gpu import gpu_of, launch_options
+from quantvla_ros.kernels.tile_table import best_attention_tile
 from quantvla_ros.kernels.triton_int8 import _gpu
 from quantvla_ros.kernels.triton_start import release, wait
 
-COUNTERS = 4096  # tiles of rows that one launch may join
 _LOG2_E = 1.4426950408889634
 
 
@@ -314,7 +317,9 @@ def attention(
     if isinstance(count, int):
         total = min(total, count)
     element = queries.element_size()
-    tile = tile or _tile_on(rows * group, total, kv_heads * segments, size, element, device)
+    kind = str(queries.dtype).removeprefix('torch.')
+    shape = Attention(kind, rows, total, heads, kv_heads, size, segments, causal)
+    tile = tile or _tile_on(shape, device)
     wide, rest = head_parts(size)
     tiles = triton.cdiv(rows * group, tile.rows)
     part, counting = queries, queries
@@ -437,13 +442,14 @@ def _check(
 
 
 @functools.lru_cache(maxsize=1024)
-def _tile_on(
-    rows: int, keys: int, groups: int, size: int, element: int, device: torch.device
-) -> AttentionTile:
+def _tile_on(shape: Attention, device: torch.device) -> AttentionTile:
+    if device.type == 'cuda':
+        return best_attention_tile(shape, gpu_of(device))
     processors, shared = _gpu(device)
     return choose_attention_tile(
-        rows, keys, groups, size, element, processors=processors, shared=shared
-    )
+        shape.rows, shape.keys, shape.groups, shape.size, KINDS[shape.kind],
+        processors=processors, shared=shared,
+    )  # fmt: skip
 
 
 def _counters(device: torch.device) -> Tensor:
