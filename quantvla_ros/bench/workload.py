@@ -9,12 +9,13 @@ nothing of how a network is run or timed.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from quantvla_ros.errors import BackendError, ObservationError
 from quantvla_ros.models import export, groot_export, pi05_export, smolvla_export
@@ -102,6 +103,29 @@ def random_workload(kind: str, sizes: Mapping[str, Any], wanted: Lengths) -> Wor
     Raises:
         BackendError: lengths that cannot be had.
     """
+    wanted = wanted.or_else(USUAL[kind])
+    with tempfile.TemporaryDirectory() as folder:
+        config = write_random(Path(folder), kind, sizes, wanted)
+        processor = load_processor(folder, config)
+    return _workload(f'{kind}, random weights', config, processor, wanted)
+
+
+def write_random(
+    directory: Path,
+    kind: str,
+    sizes: Mapping[str, Any],
+    wanted: Lengths,
+    weights: Callable[[Mapping[str, Any]], Iterable[tuple[str, Tensor]]] = lambda config: (),
+) -> Mapping[str, Any]:
+    """A checkpoint of a made-up robot in the hub's layout.
+
+    Args:
+        kind, sizes: as for `random_workload`.
+        wanted: views and tokens of the prompt.
+        weights: config.json to the weights; none, where only what surrounds them is of interest.
+    Returns:
+        config.json.
+    """
     exporter, wanted = _EXPORTERS[kind], wanted.or_else(USUAL[kind])
     assert wanted.views is not None and wanted.prompt_tokens is not None
     slots = tuple(f'observation.images.camera{number + 1}' for number in range(wanted.views))
@@ -113,11 +137,9 @@ def random_workload(kind: str, sizes: Mapping[str, Any], wanted: Lengths) -> Wor
     else:
         longest = max(200 if kind == 'pi05' else 48, wanted.prompt_tokens)
         config = exporter.hub_config(features, max_tokens=longest, **sizes)
-    with tempfile.TemporaryDirectory() as folder:
-        # Processor files and no weights. The words are such that a filler is one token.
-        exporter.write_checkpoint(Path(folder), config, (), features, {'go', 'go go go'})
-        processor = load_processor(folder, config)
-    return _workload(f'{kind}, random weights', config, processor, wanted)
+    # The words are such that a filler is one token.
+    exporter.write_checkpoint(directory, config, weights(config), features, {'go', 'go go go'})
+    return config
 
 
 def directory_workload(directory: Path, wanted: Lengths) -> Workload:
