@@ -353,7 +353,6 @@ def test_an_architecture_without_an_engine_is_an_error_that_names_those_with_one
 def refusals():
     """What a kernel or the memory of a GPU may say."""
     yield BackendError('blocks of 256 are larger than the kernels take')
-    yield torch.OutOfMemoryError('CUDA out of memory')
     try:
         from triton.runtime.errors import OutOfResources
     except ImportError:
@@ -375,6 +374,19 @@ def test_a_kernel_that_does_not_fit_this_gpu_is_found_while_loading(
     running = load_policy(checkpoint, engine='graph', allow_fallback=True).running
     assert running.engine == 'plain'
     assert running.fallback == f'plain on cpu instead of graph on cpu: {error}'
+
+
+def test_a_gpu_without_room_is_said_with_its_numbers_and_left_for_what_fits(
+    checkpoint, monkeypatch
+):
+    def refuse(self, *args):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
+
+    monkeypatch.setattr(ENGINES['pi05'].forward, '__init__', refuse)
+    with pytest.raises(BackendError, match=r'out of memory: 2\.00 GiB more were needed; end'):
+        load_policy(checkpoint, engine='graph')
+    running = load_policy(checkpoint, engine='graph', allow_fallback=True).running
+    assert running.engine == 'plain' and '2.00 GiB more were needed' in running.fallback
 
 
 def test_a_fault_of_ours_is_no_reason_to_fall_back(checkpoint, monkeypatch):

@@ -25,6 +25,7 @@ from quantvla_ros.engine.engine import (
     shapes_for,
 )
 from quantvla_ros.engine.engines import ENGINES
+from quantvla_ros.engine.memory import shortage
 from quantvla_ros.engine.pictures import PictureReader
 from quantvla_ros.engine.runners import Guided, Plain, Runner, draw_noise
 from quantvla_ros.engine.running import PLAIN, Running
@@ -207,7 +208,7 @@ def load_policy(
             try:
                 return _start(source, way, views, lengths, _fallback(choice[0], first, way))
             except _not_here() as error:
-                reason = str(error)
+                reason = shortage(error, way.device) or str(error)
         if not allow_fallback:
             raise BackendError(f'{path}: {way}: {reason}; {_instead(source, choice[1:])}')
         first = first or reason

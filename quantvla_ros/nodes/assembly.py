@@ -25,7 +25,7 @@ from quantvla_ros.control.schedule import Schedule
 from quantvla_ros.control.told import ToldJoints
 from quantvla_ros.nodes.inference import InferenceThread
 from quantvla_ros.nodes.inputs import Inputs
-from quantvla_ros.nodes.loading import Loader, Settings, load
+from quantvla_ros.nodes.loading import Loader, Settings, load, memory_named
 from quantvla_ros.nodes.output import Surroundings
 from quantvla_ros.nodes.outputs import Commands
 from quantvla_ros.nodes.parameters import Value
@@ -117,14 +117,16 @@ def assemble(
     settings = Settings.of(given)
     contract, policy = load(settings, load_policy)
     if mode is Mode.RTC:
-        policy.prepare_guided()
+        with memory_named(settings.device):
+            policy.prepare_guided()
     with contextlib.ExitStack() as undo:
         recording = _record(node, given, contract, policy)
         if recording is not None:
             undo.callback(recording.close)
         inference = InferenceThread(policy, node.get_logger(), crashed)
         undo.callback(inference.stop, _LAST_INFERENCE)
-        inference.warm_up()
+        with memory_named(settings.device):
+            inference.warm_up()
         assembly = _wire(
             node, contract, policy, inference, _scheduling(given), recording, changed
         )

@@ -8,34 +8,13 @@ as callbacks they would cost the executor more than all inputs together.
 """
 from __future__ import annotations
 
-from typing import Any
-
-from rclpy.callback_groups import CallbackGroup
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from quantvla_ros.errors import ContractError
 from quantvla_ros.nodes.messages import message_class
+from quantvla_ros.nodes.unread import Unread
 
-_LATEST = QoSProfile(
-    reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST, depth=1
-)
 _NAMES = ('controller_state', 'state')  # the second: Humble
-
-
-class _Never(CallbackGroup):
-    """Leaves its messages in the middleware, for whoever asks."""
-
-    def can_execute(self, entity: Any) -> bool:
-        """Never."""
-        return False
-
-    def beginning_execution(self, entity: Any) -> bool:
-        """Never."""
-        return False
-
-    def ending_execution(self, entity: Any) -> None:
-        """Never comes."""
 
 
 class ControllerState:
@@ -55,7 +34,7 @@ class ControllerState:
         self._topics = [
             node.resolve_topic_name(f'{controller}/{name}') for name in _NAMES
         ] if last == 'joint_trajectory' and controller else []
-        self._subscription: Any = None
+        self._heard: Unread | None = None
         self._unknown = ''
         self.told: float | None = None
 
@@ -68,18 +47,18 @@ class ControllerState:
         tellers = 0
         for topic in self._topics:
             count = self._node.count_publishers(topic)
-            if count and self._subscription is None:
+            if count and self._heard is None:
                 self._listen(topic)
             tellers += count
-        if self._take():
+        if self._heard is not None and self._heard.has_come():
             self.told = steady
         return tellers
 
     def close(self) -> None:
         """Destroy the subscription."""
-        if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
-            self._subscription = None
+        if self._heard is not None:
+            self._heard.close()
+            self._heard = None
 
     def _listen(self, topic: str) -> None:
         """Subscribe with the publisher's own type, where that is installed."""
@@ -92,14 +71,4 @@ class ControllerState:
         except ContractError:  # then only its coming and going is seen
             self._unknown = name
             return
-        self._subscription = self._node.create_subscription(
-            kind, topic, lambda message: None, _LATEST, callback_group=_Never(), raw=True
-        )
-
-    def _take(self) -> bool:
-        """Whether there was a new message."""
-        subscription = self._subscription
-        if subscription is None:
-            return False
-        with subscription.handle:
-            return subscription.handle.take_message(subscription.msg_type, True) is not None
+        self._heard = Unread(self._node, kind, topic)

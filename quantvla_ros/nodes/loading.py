@@ -6,7 +6,9 @@ Knows the node's parameters; knows nothing of ROS.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,7 +19,7 @@ from quantvla_ros.control.actions import check_supported
 from quantvla_ros.control.limits import tightened
 from quantvla_ros.control.robot_description import moveit_limits, urdf_limits
 from quantvla_ros.engine.shapes import read_lengths
-from quantvla_ros.errors import ContractError, QuantVLAError
+from quantvla_ros.errors import BackendError, ContractError, QuantVLAError
 
 # load_policy(path, device=..., precision=..., engine=..., views=..., lengths=...,
 #             allow_fallback=...) -> Policy
@@ -50,6 +52,28 @@ class Settings:
 _KINDS: dict[str, Callable[[Any], Any]] = {'threads': int, 'allow_fallback': bool}
 
 
+@contextlib.contextmanager
+def memory_named(device: str) -> Iterator[None]:
+    """Where a GPU's memory runs out inside, say so as a user's error, with numbers and a remedy.
+
+    Args:
+        device: that it is for.
+    Raises:
+        BackendError: the memory was not enough.
+    """
+    try:
+        yield
+    except Exception as error:
+        if 'torch' not in sys.modules:  # then it is not about that
+            raise
+        from quantvla_ros.engine.memory import shortage
+
+        sentence = shortage(error, device)
+        if sentence is None:
+            raise
+        raise BackendError(sentence) from error
+
+
 def load(settings: Settings, load_policy: Loader | None = None) -> tuple[Contract, Any]:
     """Contract and policy, fit for each other.
 
@@ -57,8 +81,8 @@ def load(settings: Settings, load_policy: Loader | None = None) -> tuple[Contrac
         settings: paths, device, precision, engine.
         load_policy: what loads a policy; the engine's by default.
     Raises:
-        QuantVLAError: a path is missing, a file is wrong, or the two do not fit; in the last case
-            the message is a diff, one line per difference.
+        QuantVLAError: a path is missing, a file is wrong, the device's memory is not enough, or the
+            two do not fit; in the last case the message is a diff, one line per difference.
     """
     for name in ('contract', 'policy'):
         if not getattr(settings, name):
@@ -72,15 +96,16 @@ def load(settings: Settings, load_policy: Loader | None = None) -> tuple[Contrac
     )
     if load_policy is None:
         load_policy = _engine(settings)
-    policy = load_policy(
-        settings.policy,
-        device=settings.device,
-        precision=settings.precision or None,
-        engine=settings.engine,
-        views=camera_counts(contract),
-        lengths=read_lengths(settings.prompt_lengths),
-        allow_fallback=settings.allow_fallback,
-    )
+    with memory_named(settings.device):
+        policy = load_policy(
+            settings.policy,
+            device=settings.device,
+            precision=settings.precision or None,
+            engine=settings.engine,
+            views=camera_counts(contract),
+            lengths=read_lengths(settings.prompt_lengths),
+            allow_fallback=settings.allow_fallback,
+        )
     info = policy.info
     lines = differences(
         contract,

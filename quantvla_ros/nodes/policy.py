@@ -21,6 +21,7 @@ from rclpy.parameter import Parameter as RosParameter
 from quantvla_ros.control.limits import narrowed
 from quantvla_ros.errors import QuantVLAError
 from quantvla_ros.nodes.assembly import Assembly, assemble, free_memory
+from quantvla_ros.nodes.clock import missing_clock
 from quantvla_ros.nodes.loading import Loader
 from quantvla_ros.nodes.parameters import POLICY_PARAMETERS, declare, values
 from quantvla_ros.nodes.reporter import Reporter
@@ -64,6 +65,7 @@ class PolicyNode(LifecycleNode):
         self._load_policy = load_policy
         self._loaded: Assembly | None = None
         self.transition = threading.RLock()  # held while one is under way
+        self._stopping = threading.Event()
         self.crashed: Callable[[Exception], None] = _not_run
         declare(self, POLICY_PARAMETERS)
         self.add_on_set_parameters_callback(self._on_parameters)
@@ -130,6 +132,13 @@ class PolicyNode(LifecycleNode):
         """Allow output; the first chunk comes once the inputs are fresh."""
         loaded = self._loaded
         assert loaded is not None
+        refusal = missing_clock(self, self._stopping)
+        if refusal is not None:
+            self.get_logger().error(f'activate: {refusal}')
+            self._reporter.changed(
+                Status(State.INACTIVE, Cause.NOT_ACTIVE, refusal, 'no clock')
+            )
+            return TransitionCallbackReturn.FAILURE
         result = super().on_activate(state)
         given = values(self, POLICY_PARAMETERS)
         loaded.use(given)
@@ -172,6 +181,7 @@ class PolicyNode(LifecycleNode):
 
     def begin_stop(self) -> bool:
         """Hold now; False where a transition is under way that does not end within seconds."""
+        self._stopping.set()
         self._hold()
         self._tasks.look()  # a goal that ran has ended
         if self.transition.acquire(timeout=_PATIENCE):

@@ -80,6 +80,21 @@ class Stuck(Near):
 SHADOWS = {'near': Near, 'failing': Failing, 'stuck': Stuck}
 
 
+TRIED: set[str] = set()
+
+
+def fill_the_gpu(when: str) -> None:
+    """Once: later there is room."""
+    import torch
+
+    if when not in TRIED:
+        TRIED.add(when)
+        raise torch.OutOfMemoryError(
+            'CUDA out of memory. Tried to allocate 4.00 GiB. GPU 0 has a total capacity of '
+            '23.99 GiB of which 1.25 GiB is free.'
+        )
+
+
 def load_double(path: str, **options: object) -> Double:
     if path == 'slow to load':
         sys.stderr.write('loading\n')
@@ -87,7 +102,11 @@ def load_double(path: str, **options: object) -> Double:
         time.sleep(60.0)
     if path == 'not there':
         raise CheckpointError('not there: expected a policy, found none')
+    if path == 'no memory while loading':
+        fill_the_gpu('loading')
     double = SHADOWS.get(path, Double)()
+    if path == 'no memory while warming up':
+        double.warm_up = lambda: fill_the_gpu('warming up')
     if path == 'fallback':
         double.running = Running('plain', 'cpu', 'plain on cpu instead of graph on cuda: no GPU')
     return double

@@ -30,6 +30,21 @@ def test_all_transitions_there_and_back(world, policy):
     assert stop(process) == 0, process.output
 
 
+@pytest.mark.parametrize('when', ['loading', 'warming up'])
+def test_a_gpu_without_room_refuses_with_numbers_and_a_remedy_and_may_be_tried_again(
+    world, policy, when
+):
+    process = policy(policy=f'no memory while {when}', device='cuda')
+    assert not world.transition(CONFIGURE)
+    assert world.lifecycle() == 'unconfigured'  # not by on_error, after an exception
+    world.until_state(PolicyStatus.UNCONFIGURED, 'cuda is out of memory')
+    for part in ('4.00 GiB more were needed', '1.25 GiB of 23.99 GiB were free', 'nvidia-smi'):
+        assert part in world.status.reason
+    assert 'Traceback' not in process.output
+    assert world.transition(CONFIGURE), process.output  # others have left meanwhile
+    world.until_state(PolicyStatus.INACTIVE)
+
+
 def test_activation_waits_until_inputs_and_command_are_there(world, policy):
     policy()
     assert world.transition(CONFIGURE)

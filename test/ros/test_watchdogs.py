@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import ACTIVATE, CONFIGURE, DEACTIVATE, is_hold, stop
+from lifecycle_msgs.srv import ChangeState
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
@@ -14,6 +15,7 @@ from trajectory_msgs.msg import JointTrajectory
 from quantvla_ros.msg import PolicyStatus
 from quantvla_ros.nodes.messages import time_message
 
+S = 1_000_000_000
 OK, WARN, ERROR = b'\x00', b'\x01', b'\x02'
 
 
@@ -196,6 +198,46 @@ def simulated(world, policy):
     world.until_state(PolicyStatus.RUNNING)
     yield process
     world.node.destroy_timer(timer)
+
+
+def test_without_a_clock_activation_is_refused_with_what_to_do_and_works_once_there_is_one(
+    world, policy
+):
+    process = policy(use_sim_time=True)
+    assert world.transition(CONFIGURE), process.output
+    assert not world.transition(ACTIVATE)
+    assert world.lifecycle() == 'inactive'
+    world.until_state(PolicyStatus.INACTIVE, 'nothing publishes /clock')
+    (said,) = [line for line in process.output.splitlines() if 'activate: ' in line]
+    for part in ('expected a message within 5 s', 'found no publisher', 'start the simulator'):
+        assert part in said
+    clock = world.node.create_publisher(Clock, '/clock', 10)
+    timer = world.node.create_timer(0.01, lambda: clock.publish(Clock(clock=time_message(S))))
+    assert world.transition(ACTIVATE)
+    world.until_state(PolicyStatus.WAITING)
+    # A simulation that is paused has a time, which stands; nobody there any more has none.
+    assert world.transition(DEACTIVATE)
+    timer.cancel()
+    assert world.transition(ACTIVATE) and world.transition(DEACTIVATE)
+    world.node.destroy_publisher(clock)
+    world.node.destroy_timer(timer)
+    for _ in range(500):  # as soon as the node knows that nobody publishes it any more
+        if not world.transition(ACTIVATE):
+            break
+        assert world.transition(DEACTIVATE)
+    assert world.lifecycle() == 'inactive'
+
+
+def test_a_stop_does_not_wait_for_a_clock_that_never_comes(world, policy):
+    process = policy(use_sim_time=True)
+    assert world.transition(CONFIGURE), process.output
+    client = world.node.create_client(ChangeState, 'policy/change_state')
+    request = ChangeState.Request()
+    request.transition.id = ACTIVATE
+    client.call_async(request)
+    process.until_says('waits for /clock')
+    assert stop(process) == 0
+    assert 'leaving without it' not in process.output  # the lifecycle was driven to its end
 
 
 def test_a_clock_that_stands_still_holds_the_arm_until_it_goes_on(world, simulated):
