@@ -209,8 +209,8 @@ def gpu_memory(device: Any) -> dict[str, int]:
     }
     found |= whole_gpu(identity(device))
     for line in nvidia_smi('--query-compute-apps=pid,used_memory', identity(device)):
-        pid, used = line.split(',')
-        if int(pid) == os.getpid() and used.strip().isdigit():
+        pid, _, used = (word.strip() for word in line.partition(','))
+        if pid == str(os.getpid()) and used.isdigit():
             found['smi_process'] = int(used) * 2**20
     return found
 
