@@ -340,7 +340,7 @@ def joined_norms(device: str) -> None:
     hadamard = (hadamard / 4).to(device)
     rows_of_norms = (None, Rows(), Rows(rotation=hadamard.float()))
     splits = (1, 2, 4)
-    for number, (kind, rows) in enumerate(itertools.product(KINDS, (1, 21, 66))):  #DBG
+    for number, (kind, rows) in enumerate(itertools.product(KINDS, (1, 21, 66))):
         outputs = 48
         case = Case(kind, rows, 330, outputs, device=device, bias=number % 2 == 0)
         tile = GemmTile(16, 32, 64, 4, 2, split=splits[number % 3], left=number % 4 == 0)
@@ -420,6 +420,25 @@ def every_tile(device: str) -> None:
         # On the CPU some are enough: the interpreter does not know of warps and stages.
         for tile in tiles if device != 'cpu' else tiles[:: 1 + len(tiles) // 5]:
             check_linear(case, tile)
+
+
+def bulk_tiles(device: str) -> None:
+    """Tiles that Hopper's memory accelerator fetches: nothing from beyond the edge."""
+    if device == 'cuda' and torch.cuda.get_device_capability()[0] != 9:
+        return
+    plain = GemmTile(64, 64, 64, 4, 3, bulk=True)
+    for kind in ('float16', 'bfloat16', 'int8'):
+        for rows, columns, outputs in ((70, 336, 90), (130, 80, 66), (1, 2064, 33)):
+            case = Case(kind, rows, columns, outputs, device=device)
+            for tile in (plain, replace(plain, left=True), replace(plain, split=2)):
+                y = check_linear(case, tile, 'gelu_tanh', residual=True, gate=True)
+                by_address = replace(tile, bulk=False)
+                assert kind != 'int8' or torch.equal(
+                    check_linear(case, tile), check_linear(case, by_address)
+                ), (case.name, y)
+            check_gated(Case(kind, rows, columns, 2 * outputs, device=device), 'silu', plain)
+        for size in (128, 64, 48):  # a head of two tiles, of one, and tiles of several heads
+            check_attention(kind, 66, 80, 3, 1, size, device=device, first=2, tile=plain)
 
 
 def extremes(device: str) -> None:
@@ -531,6 +550,7 @@ CASES = {
         joined_norms,
         measured_rows,
         every_tile,
+        bulk_tiles,
         extremes,
         refusals,
         packed_order,

@@ -98,6 +98,12 @@ class Launch:
                 constants[name] = value
             elif isinstance(value, torch.Tensor):
                 signature[name] = '*' + TYPES[value.dtype]
+            elif type(value).__name__ == 'TensorDescriptor':
+                block = ', '.join(map(str, value.block_shape))
+                signature[name] = f'tensordesc<{TYPES[value.base.dtype]}[{block}]>'
+            elif hasattr(value, 'block_shape'):  # a descriptor of tiles
+                block = ','.join(map(str, value.block_shape))
+                signature[name] = f'tensordesc<{TYPES[value.base.dtype]}[{block}]>'
             elif isinstance(value, float):
                 signature[name] = 'fp32'
             else:

@@ -207,6 +207,31 @@ def test_a_product_of_a_network_compiles_to_matrix_instructions(
         assert 'local_alloc %' not in compiled.asm['ttgir']
 
 
+@pytest.mark.parametrize(
+    ('operation', 'kind', 'outputs', 'left'),
+    [
+        (residual, 'int8', 2048, True),
+        (gelu, 'bfloat16', 4304, False),
+        (gated, 'int8', 32768, False),
+        (heads, 'bfloat16', 2560, False),
+    ],
+)
+def test_the_memory_accelerator_feeds_the_matrix_units(
+    on, monkeypatch, operation, kind, outputs, left
+):
+    """Both operands stay where they were brought: neither goes through the registers."""
+    tile = GemmTile(128, 256, 128 if kind == 'int8' else 64, 8, 4, left=left, bulk=True)
+    monkeypatch.setattr(triton_gemm_launch, '_tile', lambda *arguments: tile)
+    launches = on(90)
+    operation(kind, 816, 2048, outputs)
+    (product,) = launches()
+    compiled = check(product, 90, INSTRUCTION[kind])
+    assert 'cp.async.bulk.tensor' in compiled.asm['ptx']
+    loop = compiled.asm['ttgir'].partition('scf.for')[2].partition('scf.yield')[0]
+    assert 'local_load' not in loop
+    assert compiled.metadata.shared <= tile.shared(kind) + 1024
+
+
 @pytest.mark.parametrize('capability', chips(87, 90, 110))
 def test_products_that_make_integers_compile_to_matrix_instructions(on, capability):
     launches = on(capability)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 KINDS = ('float32', 'float16', 'bfloat16', 'int8', 'int4')
 _BYTES = {'float32': 4, 'float16': 2, 'bfloat16': 2, 'int8': 1, 'int4': 1}  # of an input's column
+_BULK_KINDS = ('float16', 'bfloat16', 'int8')
 FEW_ROWS = 64  # up to so many a product waits for its weights, not for its arithmetic
 _SHORTEST = 4  # steps that a program of a split product takes at least
 _MOST_PARTS = 8
@@ -55,6 +56,7 @@ class GemmTile:
         warps, stages: of a program, and of its pipeline.
         split: programs that share the columns of a tile.
         left: the weights are the left operand; packed ones always are.
+        bulk: operands come through the tensor memory accelerator of Hopper, a tile at a time.
     """
 
     rows: int
@@ -64,6 +66,7 @@ class GemmTile:
     stages: int
     split: int = 1
     left: bool = False
+    bulk: bool = False
 
     def shared(self, kind: str) -> int:
         """Bytes of shared memory that the pipeline holds, or the sums on their way out."""
@@ -71,6 +74,7 @@ class GemmTile:
         if kind == 'int4':
             weights //= 2
         pipeline = (self.rows * self.columns * _BYTES[kind] + weights) * self.stages
+        pipeline += 8 * self.stages if self.bulk else 0  # a barrier each
         # A tile that lies across is turned before it is stored: as it is, if split or in float32.
         return max(pipeline, 4 * self.rows * self.outputs if self.left else 0)
 
@@ -157,6 +161,14 @@ _PACKED_TILES = (
         ),
     ),
 )
+# On Hopper, whose memory accelerator fills a tile with one instruction.
+_BULK_TILES = (
+    (128, 256, 128, 8, 4, 1.0),
+    (128, 128, 128, 8, 4, 0.9),
+    (64, 256, 128, 4, 4, 0.9),
+    (64, 128, 128, 4, 4, 0.85),
+    (64, 64, 128, 4, 6, 0.6),
+)
 # Worth a measurement beside those, for few rows and for many.
 _FEW = (
     (16, 64, 256, 4, 8),
@@ -189,6 +201,27 @@ _MANY = (
 )
 
 
+_MANY_BULK = (
+    (256, 128, 128, 8, 4),
+    (128, 128, 128, 4, 3),
+    (128, 128, 256, 4, 3),
+    (128, 256, 256, 8, 2),
+    (64, 256, 128, 8, 4),
+    (64, 128, 128, 4, 6),
+    (64, 128, 256, 4, 4),
+    (64, 64, 256, 4, 4),
+    (128, 64, 128, 4, 4),
+)
+
+
+def _shapes(product: Product, capability: tuple[int, int]) -> list[tuple[tuple, bool]]:
+    """What the rule chooses from: (rows, outputs, ..., relative speed), and whether in bulk."""
+    if product.rows > FEW_ROWS and capability[0] == 9 and product.kind in _BULK_KINDS:
+        return [(numbers, True) for numbers in _BULK_TILES]
+    table = _PACKED_TILES if product.kind == 'int4' else _TILES
+    return [(n, False) for n in next(t for most, t in table if product.rows <= most)]
+
+
 def choose_gemm_tile(
     product: Product, *, processors: int, shared: int, capability: tuple[int, int] = (9, 0)
 ) -> GemmTile:
@@ -199,13 +232,10 @@ def choose_gemm_tile(
         shared: bytes of shared memory that one program may use.
         capability: of the GPU, for what is excluded.
     """
-    table = _PACKED_TILES if product.kind == 'int4' else _TILES
-    shapes = next(tiles for largest, tiles in table if product.rows <= largest)
     best, least = None, float('inf')
-    for *numbers, speed in shapes:
-        tile = fitted(
-            _of(product.kind, *numbers), product, shared=shared, capability=capability
-        )
+    for (*numbers, speed), bulk in _shapes(product, capability):
+        tile = replace(_of(product.kind, *numbers), bulk=bulk)
+        tile = fitted(tile, product, shared=shared, capability=capability)
         if tile is None:
             continue
         tiles = -(-product.rows // tile.rows) * -(-product.outputs // tile.outputs)
@@ -226,14 +256,15 @@ def candidates(
     product: Product, *, shared: int, capability: tuple[int, int] = (9, 0)
 ) -> Iterator[GemmTile]:
     """Tiles that are worth a measurement for this product, each once."""
-    table = _PACKED_TILES if product.kind == 'int4' else _TILES
-    shapes = [numbers[:5] for numbers in next(t for most, t in table if product.rows <= most)]
-    shapes += [s for s in (_FEW if product.rows <= 64 else _MANY) if s not in shapes]
+    shapes = [(numbers[:5], bulk) for numbers, bulk in _shapes(product, capability)]
+    bulk = shapes[0][1]
+    more = _FEW if product.rows <= FEW_ROWS else _MANY_BULK if bulk else _MANY
+    shapes += [(numbers, bulk) for numbers in more]
     seen = set()
-    for numbers in shapes:
+    for numbers, bulk in shapes:
         for left in (False, True):
             for split in (1, 2, 4, 8, 16):
-                tile = replace(_of(product.kind, *numbers), split=split, left=left)
+                tile = replace(_of(product.kind, *numbers), split=split, left=left, bulk=bulk)
                 fitting = fitted(tile, product, shared=shared, capability=capability)
                 if fitting is None or fitting in seen:
                     continue
@@ -250,8 +281,11 @@ def fitted(
     """The same tile as this product can take it; None: it cannot.
 
     Packed weights are the left operand and a step stays within a group; a tile of normed heads is
-    one head; the pipeline is as deep as the shared memory allows, two stages at least.
+    one head; what the memory accelerator cannot fetch comes by addresses; the pipeline is as deep
+    as the shared memory allows, two stages at least.
     """
+    if tile.bulk and not _in_bulk(tile, product, capability):
+        tile = replace(tile, bulk=False)
     if product.kind == 'int4':
         columns = max(tile.columns, 64)
         if product.group:
@@ -268,6 +302,20 @@ def fitted(
         if shallower.shared(product.kind) + more <= shared:
             return shallower
     return None
+
+
+def _in_bulk(tile: GemmTile, product: Product, capability: tuple[int, int]) -> bool:
+    """Whether the memory accelerator can fetch a tile's operands, and it is known to be faster.
+
+    Its rows start at 16 bytes each; pairs as the left operand would go through the registers.
+    """
+    return (
+        capability[0] == 9
+        and product.kind in _BULK_KINDS
+        and not product.measured
+        and not (product.pairs and tile.left)
+        and product.columns * _BYTES[product.kind] % 16 == 0
+    )
 
 
 def _of(kind: str, rows: int, outputs: int, size: int, warps: int, stages: int) -> GemmTile:

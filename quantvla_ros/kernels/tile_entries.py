@@ -120,10 +120,9 @@ def _product(numbers: dict[str, Any]) -> Product:
 
 def _tile(value: Any) -> GemmTile:
     """A tile whose sizes a kernel can have."""
-    numbers = as_object('tile', value)
-    _check_fields('tile', GemmTile, numbers)
+    numbers = _tile_fields(GemmTile, value)
     for name, number in numbers.items():
-        if name == 'left':
+        if isinstance(number, bool) and name in ('left', 'bulk'):
             continue
         _whole(f'tile.{name}', number, 1, 1024)
         # A pipeline may have any depth; all else is a size of blocks.
@@ -148,11 +147,7 @@ def _attention(numbers: dict[str, Any]) -> Attention:
 
 def _attention_tile(value: Any) -> AttentionTile:
     """A tile whose sizes a kernel can have."""
-    # What a tile may also have is absent from the files of earlier versions.
-    also = {field.name: field.default for field in dataclasses.fields(AttentionTile)}
-    also = {name: one for name, one in also.items() if one is not dataclasses.MISSING}
-    numbers = {**also, **as_object('tile', value)}
-    _check_fields('tile', AttentionTile, numbers)
+    numbers = _tile_fields(AttentionTile, value)
     for name, least, most in (('rows', 16, 256), ('keys', 16, 256), ('warps', 1, 16)):
         _whole(f'tile.{name}', numbers[name], least, most)
         if numbers[name] & (numbers[name] - 1):
@@ -160,6 +155,15 @@ def _attention_tile(value: Any) -> AttentionTile:
     _whole('tile.stages', numbers['stages'], 1, 16)
     _whole('tile.splits', numbers['splits'], 1, MOST_SPLITS)
     return AttentionTile(**numbers)
+
+
+def _tile_fields(kind: type, value: Any) -> dict[str, Any]:
+    """A tile's fields; what it may also have is absent from the files of earlier versions."""
+    also = {field.name: field.default for field in dataclasses.fields(kind)}
+    also = {name: one for name, one in also.items() if one is not dataclasses.MISSING}
+    numbers = {**also, **as_object('tile', value)}
+    _check_fields('tile', kind, numbers)
+    return numbers
 
 
 def _check_fields(name: str, kind: type, numbers: Mapping[str, Any]) -> None:

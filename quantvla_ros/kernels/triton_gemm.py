@@ -127,6 +127,51 @@ def _products(
 
 
 @triton.jit
+def _bulk_products(
+    x_tiles,
+    w_tiles,
+    row,
+    tile,
+    start,
+    stop,
+    INTEGER: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+    PAIR: tl.constexpr,
+    LEFT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """The same through descriptors: one instruction asks for a tile, and zeros lie beyond the edge.
+
+    Where two rows of the weight make an output, its descriptor is [2, rows, K]: the first ones, and
+    those PAIR rows on. Only with PAIR 1 are there as many of them as outputs.
+    """
+    SUM: tl.constexpr = tl.int32 if INTEGER else tl.float32
+    if LEFT:
+        sums = tl.zeros((BLOCK_N, BLOCK_M), dtype=SUM)
+    else:
+        sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=SUM)
+    for at in range(start, stop, BLOCK_K):
+        x = x_tiles.load([row, at])
+        if PAIR == 0:
+            w = w_tiles.load([tile * BLOCK_N, at])
+        else:
+            output = tile * (BLOCK_N // 2)
+            if PAIR == 1:
+                w = w_tiles.load([0, output, at])
+            else:
+                w = w_tiles.load([0, _first(output, PAIR), at])
+            w = tl.reshape(w, (BLOCK_N, BLOCK_K))
+        if LEFT:
+            sums = _dot(x.T, w, sums, LEFT, SUM, PRECISION, WIDEN)
+        else:
+            sums = _dot(x, w.T, sums, LEFT, SUM, PRECISION, WIDEN)
+    return sums
+
+
+@triton.jit
 def _dot(
     x,
     w,
@@ -203,34 +248,6 @@ def _packed_products(
         low_at += BLOCK_K
         w_at += BLOCK_K // 2
     return sums
-
-
-@triton.jit
-def _fetch(
-    weight_ptr,
-    w_rows,
-    width,
-    start,
-    stop,
-    BYTES: tl.constexpr,
-):
-    """Ask for a tile's weights in the L2: bytes start to stop of rows of `width` elements.
-
-    Weights depend on nothing that runs, so they are on their way before the kernel's turn comes.
-    """
-    at = weight_ptr.to(tl.pointer_type(tl.int8)) + (w_rows * width * BYTES)[:, None]
-    lines = tl.arange(0, 8) * 128
-    for begin_at in range(start * BYTES, stop * BYTES, 8 * 128):
-        # What lies beyond the end asks for the last byte again.
-        line = at + tl.minimum(begin_at + lines, stop * BYTES - 1)[None, :]
-        tl.inline_asm_elementwise(
-            'prefetch.global.L2 [$1]; mov.b32 $0, 0;',
-            '=r,l',
-            [line],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
 
 
 @triton.jit
@@ -445,7 +462,7 @@ def gemm_kernel(
     SPLIT: tl.constexpr,
     UNFINISHED: tl.constexpr,
     AHEAD: tl.constexpr,
-    BYTES: tl.constexpr,
+    BULK: tl.constexpr,
     LEFT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -454,8 +471,8 @@ def gemm_kernel(
     """One program per tile (axis 0) and part of the columns (axis 1) of x [M, K] @ weight [N, K].T.
 
     Programs that share a block of weights run side by side, so the weights come from memory once.
-    UNFINISHED, the sums are stored as they are: [SPLIT, M, N] int32 or float32. AHEAD: this kernel
-    may start before the one it follows ends; it fetches its weights, of BYTES each, meanwhile.
+    UNFINISHED, the sums are stored as they are: [SPLIT, M, N] int32 or float32. BULK: `x_ptr` and
+    `weight_ptr` are descriptors of tiles (see `_bulk_products`).
     """
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)
@@ -468,11 +485,6 @@ def gemm_kernel(
     length = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT) * BLOCK_K
     first = part * length
     stop = tl.minimum(first + length, K)
-    if AHEAD:
-        if KIND == 'int4':
-            _fetch(weight_ptr, w_rows, tl.cdiv(K, 64) * 32, first // 2, tl.cdiv(stop, 64) * 32, 1)
-        else:
-            _fetch(weight_ptr, w_rows, K, first, stop, BYTES)
     wait(AHEAD)
     inverse, usable = 1.0, True
     if ROUNDED:
@@ -492,6 +504,23 @@ def gemm_kernel(
             SCALE_SUMS,
             PTX,
             EVEN_K,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
+        )
+    elif BULK:
+        sums = _bulk_products(
+            x_ptr,
+            weight_ptr,
+            (tile % tiles_m) * BLOCK_M,
+            tile // tiles_m,
+            first,
+            stop,
+            KIND == 'int8',
+            PRECISION,
+            WIDEN,
+            PAIR,
+            LEFT,
             BLOCK_M,
             BLOCK_N,
             BLOCK_K,

@@ -287,6 +287,8 @@ def _launch(
     product = product_of(x, weight, pair=epilogue.pair, head=head)
     if left is None or tile is None:
         tile = _tile(product, y.device, tile)
+    if tile.bulk and epilogue.pair > 1 and epilogue.pair % (tile.outputs // 2):
+        tile = replace(tile, bulk=False)  # a tile of several heads: its rows are not one block
     group = product.group
     group_scale = weight.group_scale if isinstance(weight, HalvedWeight) else None
     kind = 'float' if isinstance(weight, FloatWeight) else product.kind
@@ -331,11 +333,13 @@ def _launch(
         'SPLIT': tile.split,
         **launch_options(y.device, rows),
     }
+    operands = (values, matrix)
+    if tile.bulk:
+        operands = _descriptors(values, matrix, tile, epilogue.pair)
     with triton_int8._on(y.device):
         grid = (-(-rows // tile.rows) * -(-outputs // tile.outputs), tile.split)
         triton_gemm.gemm_kernel[grid](
-            values,
-            matrix,
+            *operands,
             matrix if group_scale is None else group_scale,
             sums,
             *after,
@@ -353,7 +357,7 @@ def _launch(
             WIDEN=y.device.type == 'cpu' and matrix.dtype == torch.bfloat16,
             EVEN_K=columns % tile.columns == 0,
             UNFINISHED=tile.split > 1 or left is not None,
-            BYTES=matrix.element_size(),
+            BULK=tile.bulk,
             LEFT=tile.left,
             BLOCK_M=tile.rows,
             BLOCK_N=tile.outputs,
@@ -379,6 +383,25 @@ def _launch(
                 **options,
             )
     return y
+
+
+def _descriptors(x: Tensor, matrix: Tensor, tile: GemmTile, pair: int) -> tuple[Any, Any]:
+    """What `triton_gemm._bulk_products` loads tiles of rows and of weights through."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    (rows, columns), outputs = x.shape, matrix.shape[0]
+    rows_of_x = TensorDescriptor(x, [rows, columns], [columns, 1], [tile.rows, tile.columns])
+    if pair == 0:
+        block = [tile.outputs, tile.columns]
+        return rows_of_x, TensorDescriptor(matrix, [outputs, columns], [columns, 1], block)
+    # Of the rows that make an output the first lie side by side, or with a second after each.
+    firsts, step = (outputs // 2, 2) if pair == 1 else (outputs - pair, 1)
+    return rows_of_x, TensorDescriptor(
+        matrix,
+        [2, firsts, columns],
+        [pair * columns, step * columns, 1],
+        [2, tile.outputs // 2, tile.columns],
+    )
 
 
 def _operand(
