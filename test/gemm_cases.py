@@ -479,6 +479,19 @@ def extremes(device: str) -> None:
         check_linear(large, activation=activation)
 
 
+def expanded_weights(device: str) -> None:
+    """Packed weights written out as int8 are the integers that they stand for."""
+    from quantvla_ros.kernels.triton_expand import expanded
+
+    for outputs, columns, group in ((1, 2, 0), (9, 66, 0), (17, 330, 64), (33, 4224, 128)):
+        weight = packed(outputs, columns, group, torch.rand(outputs, device=device), None, device)
+        with poisoned():
+            found = expanded(halved(weight))
+        wanted = exact._integers(weight)
+        assert torch.equal(found.weight.double(), wanted.double()), (outputs, columns, group)
+        assert found.scale is weight.scale
+
+
 def refusals(device: str) -> None:
     """What does not fit is said, with what was expected and what came."""
     case, packed_case = (Case(kind, 4, 64, 8, device=device) for kind in ('int8', 'int4'))
@@ -551,6 +564,7 @@ CASES = {
         measured_rows,
         every_tile,
         bulk_tiles,
+        expanded_weights,
         extremes,
         refusals,
         packed_order,

@@ -232,6 +232,18 @@ def test_the_memory_accelerator_feeds_the_matrix_units(
     assert compiled.metadata.shared <= tile.shared(kind) + 1024
 
 
+@pytest.mark.parametrize('group', [0, 128])
+def test_packed_weights_are_written_out(monkeypatch, group):
+    from quantvla_ros.kernels import triton_expand
+
+    recorder = Recorder(triton_expand.expand_kernel, PTX=True)
+    monkeypatch.setattr(triton_expand, 'expand_kernel', recorder)
+    _, weight = operands(f'int4 {group}', 816, 2048, 32768)
+    triton_expand.expanded(weight)
+    (launch,) = recorder.launches
+    check(launch, 90)
+
+
 @pytest.mark.parametrize('capability', chips(87, 90, 110))
 def test_products_that_make_integers_compile_to_matrix_instructions(on, capability):
     launches = on(capability)

@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(_listing(work))
         return 0
     device, gpu = _gpu(args.device)
+    work = _products(args, gpu.capability)
     directory = args.out or user_directory()
     if directory is None:
         raise BackendError(
@@ -108,8 +109,10 @@ def _compile(tiles: Mapping[Any, Sequence[Any]], device: str, jobs: int) -> None
             print(f'  {done} of {total}', flush=True)
 
 
-def _products(args: argparse.Namespace) -> dict[Any, list[str]]:
-    """What is measured, each product once, with the places it has in the network."""
+def _products(
+    args: argparse.Namespace, capability: tuple[int, int] = (8, 0)
+) -> dict[Any, list[str]]:
+    """What is measured on a GPU, each product once, with the places it has in the network."""
     from quantvla_ros.engine.attentions import attentions
     from quantvla_ros.engine.products import PRECISIONS, Workload, products
 
@@ -128,7 +131,7 @@ def _products(args: argparse.Namespace) -> dict[Any, list[str]]:
         for chunk in chunks
     ]
     named: list[tuple[Any, str]] = [
-        (one.of(precision), one.name)
+        (one.of(precision, capability), one.name)
         for precision in precisions for workload in workloads
         for one in products(config, workload)
     ]  # fmt: skip

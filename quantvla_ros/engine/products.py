@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from quantvla_ros.errors import BackendError
-from quantvla_ros.kernels.gemm_tiles import FEW_ROWS, Product
+from quantvla_ros.kernels.gemm_tiles import FEW_ROWS, Product, expands
 from quantvla_ros.models.dit import EXPANSION
 from quantvla_ros.models.groot_n15 import GrootConfig
 from quantvla_ros.models.pi05 import PI05Config
@@ -47,9 +47,11 @@ class NamedProduct:
     product: Product
     times: int
 
-    def of(self, precision: str) -> Product:
-        """The same with the operands of one of PRECISIONS."""
+    def of(self, precision: str, capability: tuple[int, int] = (8, 0)) -> Product:
+        """The same with the operands that one of PRECISIONS has on GPUs of this capability."""
         kind, group = PRECISIONS[precision]
+        if kind == 'int4' and expands(self.product.rows, capability):
+            kind, group = 'int8', 0
         measured = self.product.measured and kind == 'int8'
         return replace(self.product, kind=kind, group=group, measured=measured)
 

@@ -15,6 +15,7 @@ KINDS = ('float32', 'float16', 'bfloat16', 'int8', 'int4')
 _BYTES = {'float32': 4, 'float16': 2, 'bfloat16': 2, 'int8': 1, 'int4': 1}  # of an input's column
 _BULK_KINDS = ('float16', 'bfloat16', 'int8')
 FEW_ROWS = 64  # up to so many a product waits for its weights, not for its arithmetic
+_EXPANDED_ROWS = 128  # from so many on packed weights become int8 first, on Hopper
 _SHORTEST = 4  # steps that a program of a split product takes at least
 _MOST_PARTS = 8
 
@@ -86,6 +87,14 @@ class Exclusion:
     name: str
     reason: str
     covers: Callable[[GemmTile, Product, tuple[int, int]], bool]
+
+
+def expands(rows: int, capability: tuple[int, int]) -> bool:
+    """Whether a product of so many rows reads packed weights as int8 (`triton_expand`).
+
+    Where that was measured to be faster: Hopper's wgmma waits for what unpacks in registers.
+    """
+    return capability[0] == 9 and rows >= _EXPANDED_ROWS
 
 
 def _sums(tile: GemmTile) -> int:
@@ -234,8 +243,8 @@ def choose_gemm_tile(
     """
     best, least = None, float('inf')
     for (*numbers, speed), bulk in _shapes(product, capability):
-        tile = replace(_of(product.kind, *numbers), bulk=bulk)
-        tile = fitted(tile, product, shared=shared, capability=capability)
+        wanted = replace(_of(product.kind, *numbers), bulk=bulk)
+        tile = fitted(wanted, product, shared=shared, capability=capability)
         if tile is None:
             continue
         tiles = -(-product.rows // tile.rows) * -(-product.outputs // tile.outputs)

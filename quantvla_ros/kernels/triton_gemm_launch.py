@@ -33,6 +33,7 @@ from quantvla_ros.kernels.gemm_tiles import (
     GemmTile,
     Product,
     choose_gemm_tile,
+    expands,
     fitted,
 )
 from quantvla_ros.kernels.gpu import gpu_of, launch_options
@@ -280,6 +281,10 @@ def _launch(
     rows, outputs, columns = values.shape[0], weight.outputs, weight.columns
     if rows == 0 or outputs == 0:
         return y
+    if isinstance(weight, HalvedWeight) and tile is None and _expands(rows, y.device):
+        from quantvla_ros.kernels.triton_expand import expanded
+
+        weight = expanded(weight)
     matrix = weight.halves if isinstance(weight, HalvedWeight) else weight.weight
     if not matrix.is_contiguous():
         raise BackendError(f'weight: expected a contiguous tensor, found {list(matrix.shape)}')
@@ -471,6 +476,10 @@ def _tile(product: Product, device: torch.device, wanted: GemmTile | None) -> Ge
     if tile is None:
         raise BackendError(f'tile: {wanted} does not fit {product} on a GPU of {limits}')
     return tile
+
+
+def _expands(rows: int, device: torch.device) -> bool:
+    return device.type == 'cuda' and expands(rows, gpu_of(device).capability)
 
 
 @functools.lru_cache(maxsize=4096)
