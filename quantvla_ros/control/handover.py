@@ -61,6 +61,7 @@ class Joined:
         numbers: of the policy.
         begin: ns; row -1 of the chunk stands for this instant.
         consumed: rows whose time had passed when it took over; none of them is sent.
+        run: rows of the chunk before that ran until then; None where none did.
     """
 
     chunk: Chunk
@@ -68,6 +69,7 @@ class Joined:
     numbers: Numbers
     begin: int
     consumed: int
+    run: int | None
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Handover:
         self._contract, self._schedule = contract, schedule
         self.motion: Motion | None = None
         self._numbers: Numbers | None = None  # the chunk that the motion follows
+        self._over = 0  # of its rows, before it took over
         self._ensemble = _ensemble(schedule)
         self._grippers = gripper_columns(contract.action)
         self._offsets = offset_columns(contract.action)
@@ -272,7 +275,15 @@ class Handover:
             motion = replace(motion, clock=replace(motion.clock, starts=command.instant))
         elif self.motion is not None:
             motion = replace(motion, points=_led_to(self.motion.points, motion.points, now))
-        return Joined(chunk, motion, numbers, begin, consumed), verdict
+        return Joined(chunk, motion, numbers, begin, consumed, self._run(command)), verdict
+
+    def _run(self, command: _Command) -> int | None:
+        """Rows that ran of the chunk that is commanded, until another takes over."""
+        old = self._numbers
+        if old is None or not command.known:
+            return None
+        gone = (command.clock - old.begin) * 1e-9 / old.period
+        return max(0, int(gone + 1e-6) - self._over)
 
     def _twist_start(self, twists: np.ndarray, gone: float, command: _Command) -> np.ndarray:
         """[6] displacements from which a chunk of twists leads on to where the command is.
@@ -296,6 +307,10 @@ class Handover:
     def sent(self, joined: Joined) -> None:
         """It was sent."""
         self.motion, self._numbers = joined.motion, joined.numbers
+        self._over = joined.consumed
+        self._schedule.spent.over.add(joined.consumed)
+        if joined.run is not None:
+            self._schedule.spent.run.add(joined.run)
         self._schedule.started(joined.begin, joined.motion.points.end)
 
     def _command(self, measured: Measured, now: int) -> _Command:

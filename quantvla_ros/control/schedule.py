@@ -17,30 +17,53 @@ from quantvla_ros.control.modes import ASYNC, Mode, Scheduling
 _NS = 1e9
 
 
-class Latencies:
-    """Durations of the last inferences. The warm-up is not one of them.
+class Recent:
+    """The last numbers of a kind.
+
+    Args:
+        window: how many.
 
     Attributes:
         count: how many there have been in all.
     """
 
-    def __init__(self, window: int = 200) -> None:
+    def __init__(self, window: int) -> None:
         self._recent: deque[float] = deque(maxlen=window)
         self.count = 0
 
-    def add(self, seconds: float) -> None:
-        """Note one inference."""
-        self._recent.append(seconds)
+    def add(self, number: float) -> None:
+        """Note one."""
+        self._recent.append(number)
         self.count += 1
 
     @property
     def last(self) -> float:
-        """s; 0 before the first."""
+        """The newest; 0 before the first."""
         return self._recent[-1] if self._recent else 0.0
 
     def percentile(self, percent: float) -> float:
-        """s, over the window; 0 before the first."""
+        """Over the window; 0 before the first."""
         return float(np.percentile(self._recent, percent)) if self._recent else 0.0
+
+
+class Latencies(Recent):
+    """Durations of the last inferences, s. The warm-up is not one of them."""
+
+    def __init__(self, window: int = 200) -> None:
+        super().__init__(window)
+
+
+class Rows:
+    """What became of the rows of the last chunks that were sent.
+
+    Attributes:
+        over: of each chunk, rows whose time had passed when it took over: they are never sent.
+        run: of each chunk, rows that ran after those until the next one took over; one that was
+            broken off by a hold is not counted.
+    """
+
+    def __init__(self, window: int = 50) -> None:
+        self.over, self.run = Recent(window), Recent(window)
 
 
 class Delays:
@@ -55,6 +78,11 @@ class Delays:
         self._first: float | None = None
         self._begins = True
         self._known: dict[float, float] = {}  # percentiles, asked for at every look at the clock
+
+    @property
+    def count(self) -> int:
+        """How many a percentile is of: none but the first, or those of the window."""
+        return len(self._recent) or int(self._first is not None)
 
     def begin(self) -> None:
         """The next one is a first one."""
@@ -106,6 +134,7 @@ class Schedule:
         self._camera = -1  # ns; the newest picture the last inference used
         self.latencies = Latencies()
         self.delays = Delays()
+        self.spent = Rows()
 
     @property
     def rows(self) -> int:
@@ -122,9 +151,13 @@ class Schedule:
     @property
     def threshold(self) -> int:
         """Periods that a chunk must still last when the next look begins."""
+        return max(self.needed, self.chunk_size - self.execute_steps)
+
+    @property
+    def needed(self) -> int:
+        """Periods that pass from a look until its chunk has taken over, as must be expected."""
         # One more: over the last row a chunk without a successor is slowed to a stop.
-        needed = math.ceil((self.delay + self.settings.margin) / self._period) + 1
-        return max(needed, self.chunk_size - self.execute_steps)
+        return math.ceil((self.delay + self.settings.margin) / self._period) + 1
 
     @property
     def steps(self) -> int:

@@ -27,12 +27,13 @@ class ControllerFacts:
         joints: that we send.
 
     Attributes:
+        controller: its name.
         found: parameters by name, as far as the controller has them.
         advice: what is wrong, one line each.
     """
 
     def __init__(self, node: LifecycleNode, controller: str, joints: Sequence[str]) -> None:
-        self._node, self._controller, self._joints = node, controller, tuple(joints)
+        self._node, self.controller, self._joints = node, controller, tuple(joints)
         self.found: dict[str, object] = {}
         self.advice: list[str] = []
         self._list = node.create_client(ListParameters, f'{controller}/list_parameters')
@@ -75,7 +76,7 @@ class ControllerFacts:
         }
         self.advice = advice(self.found, self._joints)
         for line in self.advice:
-            self._node.get_logger().warning(f'{self._controller}: {line}')
+            self._node.get_logger().warning(f'{self.controller}: {line}')
 
 
 def _plain(value: Any) -> object:

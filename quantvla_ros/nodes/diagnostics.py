@@ -1,6 +1,6 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""/diagnostics of the policy node: its state, each input, the commands.
+"""/diagnostics of the policy node: its state, each input, the schedule, the controller.
 
 Written out by ourselves rather than with diagnostic_updater, whose own clock ignores use_sim_time
 and which cannot be made again after a cleanup.
@@ -13,9 +13,11 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from quantvla_ros.contract.load import LANGUAGE_STREAM
 from quantvla_ros.contract.types import Contract
-from quantvla_ros.control.schedule import Latencies
+from quantvla_ros.control.modes import Mode
+from quantvla_ros.control.schedule import Latencies, Schedule
 from quantvla_ros.control.watchdogs import Level, Reading
 from quantvla_ros.engine.running import Running
+from quantvla_ros.nodes.controller_facts import ControllerFacts
 from quantvla_ros.nodes.inputs import Input, Inputs, is_raw_image
 from quantvla_ros.nodes.messages import diagnostic, time_message
 from quantvla_ros.nodes.outputs import Commands
@@ -149,6 +151,54 @@ def command_status(name: str, contract: Contract, commands: Commands) -> Diagnos
         'subscribers': controllers, 'other publishers': rivals, **commands.facts(),
     }
     return diagnostic(level, f'{name}: commands', contract.robot, message, values)
+
+
+def schedule_status(name: str, contract: Contract, schedule: Schedule) -> DiagnosticStatus:
+    """When the policy is asked, by the delay that was measured, and what became of its rows."""
+    delays, settings, spent = schedule.delays, schedule.settings, schedule.spent
+    mode = settings.mode.name.lower()
+    level, message = OK, f'{mode}: no chunk yet'
+    if delays.count:
+        message = (
+            f'{mode}: a chunk takes over {delays.percentile(50.0):.3f} s after its picture (p50 of '
+            f'{delays.count})'
+        )
+    if settings.mode is not Mode.SYNC and schedule.needed > schedule.chunk_size:
+        level = WARN
+        message += (
+            f', which is longer than its {schedule.chunk_size} rows last: the arm stands in '
+            'between; a faster device or precision, or schedule sync'
+        )
+    values = {
+        'schedule': mode,
+        'delay p50 (s)': f'{delays.percentile(50.0):.4f}',
+        'delay that is reckoned with (s)': f'{schedule.delay:.4f}',
+        'delays measured': delays.count,
+        'periods between two looks': schedule.steps,
+        'rows of a chunk': schedule.chunk_size,
+        'chunks that took over': spent.over.count,
+        'rows over before the last chunk took over': round(spent.over.last),
+        'rows over, p50': f'{spent.over.percentile(50.0):g}',
+        'rows over, most': round(spent.over.percentile(100.0)),
+        'rows run of the last chunk': round(spent.run.last),
+        'rows run, p50': f'{spent.run.percentile(50.0):g}',
+    }
+    return diagnostic(level, f'{name}: schedule', contract.robot, message, values)
+
+
+def controller_status(
+    name: str, contract: Contract, facts: ControllerFacts | None
+) -> list[DiagnosticStatus]:
+    """How the controller is set up, and what is to be set; nothing where there can be none."""
+    if facts is None:
+        return []
+    level, message = OK, 'set up as it should be'
+    if facts.advice:
+        level, message = WARN, '; '.join(facts.advice)
+    elif not facts.found:
+        message = 'tells nothing of its parameters'
+    values = {'controller': facts.controller, **facts.found}
+    return [diagnostic(level, f'{name}: controller', contract.robot, message, values)]
 
 
 def recording_status(

@@ -161,7 +161,9 @@ class Reporter:
                     )
                     for entry in loaded.inputs.all
                 ),
+                diagnostics.schedule_status(name, contract, loaded.schedule),
                 diagnostics.command_status(name, contract, loaded.commands),
+                *diagnostics.controller_status(name, contract, loaded.share.facts),
                 *(
                     diagnostics.watchdog_status(name, contract, reading)
                     for reading in loaded.watchdogs.shown

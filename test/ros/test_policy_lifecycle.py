@@ -65,6 +65,27 @@ def test_deactivation_ends_with_a_hold_where_the_arm_is(world, active):
     assert list(hold.velocities) == [0.0, 0.0]
 
 
+def test_diagnostics_say_the_measured_delay_and_what_became_of_the_rows(world, active):
+    world.command('move')
+
+    def shown():
+        status = world.diagnostics.get('policy: schedule')
+        values = {value.key: value.value for value in status.values} if status else {}
+        return values if int(values.get('chunks that took over', 0)) > 3 else None
+
+    world.until(shown, 'some chunks')
+    values, status = shown(), world.diagnostics['policy: schedule']
+    assert status.level == b'\x00' and values['schedule'] == 'async'
+    # Of the observation, not of the inference, which takes the double no time at all.
+    assert 0.01 <= float(values['delay p50 (s)']) <= float(
+        values['delay that is reckoned with (s)']
+    )
+    assert status.message.startswith('async: a chunk takes over 0.')
+    assert int(values['delays measured']) >= 3 and values['rows of a chunk'] == '16'
+    assert 0 < float(values['rows run, p50']) <= 16
+    assert 0 <= float(values['rows over, p50']) <= int(values['rows over, most']) < 16
+
+
 def test_a_chunk_says_all_about_itself(world, active):
     chunk = world.chunks[-1]
     assert chunk.instruction == 'stand' and chunk.artifact_id == 'double'

@@ -9,12 +9,15 @@ from conftest import ACTIVATE, CONFIGURE, CONTRACT, DEACTIVATE, stop
 from rcl_interfaces.msg import Parameter as RosParameter
 from rcl_interfaces.msg import ParameterValue
 from rcl_interfaces.srv import SetParameters
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from quantvla_ros.msg import PolicyStatus
+
+OK, WARN = b'\x00', b'\x01'
 
 
 @pytest.fixture
@@ -82,6 +85,27 @@ def test_a_trajectory_of_another_publisher_pauses_until_its_end(world, running):
     rival.publish(JointTrajectory(joint_names=['a', 'b'], points=[point]))
     world.until_state(PolicyStatus.PAUSED, "another publisher's trajectory")
     world.until_state(PolicyStatus.RUNNING)
+
+
+def test_diagnostics_say_how_the_controller_is_set_up_and_what_to_set(world, running):
+    def shown():
+        return world.diagnostics.get('policy: controller')
+
+    world.until(lambda: shown() is not None and 'tells nothing' in shown().message, 'the entry')
+    assert shown().level == OK
+    controller = Node('arm')
+    controller.declare_parameter('joints', ['a', 'b'])
+    controller.declare_parameter('interpolate_from_desired_state', False)
+    world._executor.add_node(controller)
+    world.until(lambda: shown().level == WARN, 'advice')
+    assert 'interpolate_from_desired_state: false' in shown().message
+    assert 'set it to true' in shown().message
+    values = {value.key: value.value for value in shown().values}
+    assert values['controller'].endswith('arm') and values['joints'] == "['a', 'b']"
+    assert values['interpolate_from_desired_state'] == 'False'
+    world._executor.remove_node(controller)
+    controller.destroy_node()
+    world.until(lambda: shown().level == OK, 'nothing to say of one that is gone')
 
 
 def test_the_emergency_stop_latches_until_it_is_released_and_reset(world, running):
