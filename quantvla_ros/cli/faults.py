@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantvla_ros.cli.domain import own_domain
 from quantvla_ros.cli.processes import Child, ros_parameters
 from quantvla_ros.cli.steps import Steps
 from quantvla_ros.errors import QuantVLAError
@@ -18,15 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from quantvla_ros.faults.case import Case
+    from quantvla_ros.faults.report import Report
     from quantvla_ros.faults.results import Result
+    from quantvla_ros.faults.setting import Process, Setting, Start
     from quantvla_ros.faults.soak import Memory
-    from quantvla_ros.faults.stage import Process, Setting, Start
     from quantvla_ros.nodes.process import StopSignal
 
 POLICY = 'assets/tabletop_pi05'
 CONTRACT = 'config/contracts/tabletop.yaml'
 _SEED = 3
 _MODULES = {'policy': 'quantvla_ros.faults.spoiled'}
+_STAGES = 5  # that may be lost before something is thoroughly wrong
+_FORGOTTEN = 20.0  # s until a ROS graph has forgotten a process that did not say goodbye
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="play them in random order for so long, in one process, and watch that one's memory",
     )
     parser.add_argument('--seed', type=int, default=0, help='of the order of --soak (default 0)')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results there too')
+    parser.add_argument(
+        '--json', type=Path, metavar='FILE',
+        help='write the results there too, from the first case on',
+    )
     parser.add_argument(
         '--logs', type=Path, metavar='FOLDER', help="keep the processes' output in this folder"
     )
@@ -88,23 +98,27 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not cases:
         raise QuantVLAError('expected a case to play, found none; see --list')
-    stop = StopSignal()
-    steps = Steps('faults')
-    results: list[Result] = []
-    memory = Memory()
-    try:
-        with tempfile.TemporaryDirectory(prefix='quantvla_ros_faults_') as scratch:
-            _play(args, setting, cases, Path(scratch), stop, steps, results, memory)
-    except Interrupted:
-        steps.close()
-        print('faults: interrupted; every process has ended')
-        return 130
-    finally:
-        steps.close()
-        stop.restore()
-        if results:
-            _say(args, setting, results, left_out, memory)
-    return 0 if all(result.passed for result in results) else 1
+    stop, steps = StopSignal(), Steps('faults')
+    with contextlib.ExitStack() as ended:
+        ended.callback(stop.restore)
+        ended.callback(steps.close)
+        scratch = ended.enter_context(tempfile.TemporaryDirectory(prefix='quantvla_ros_faults_'))
+        if setting.own_arm:
+            ended.enter_context(own_domain())
+        report = _report(args, setting, left_out, scratch)
+        round_ = _Round(args, setting, Path(scratch), stop, steps, Memory(), report)
+        complete = False
+        try:
+            round_.play(cases)
+            complete = True
+        except Interrupted:
+            steps.close()
+            print('faults: interrupted; every process has ended')
+            return 130
+        finally:
+            steps.close()
+            round_.end(complete=complete)
+        return 0 if all(result.passed for result in round_.results) else 1
 
 
 def _setting(args: argparse.Namespace) -> Setting:
@@ -113,7 +127,7 @@ def _setting(args: argparse.Namespace) -> Setting:
     Raises:
         QuantVLAError: something is missing for an arm that is not ours.
     """
-    from quantvla_ros.faults.stage import Setting
+    from quantvla_ros.faults.setting import Setting
     from quantvla_ros.nodes.share import share
 
     words = tuple(args.instruction)
@@ -144,41 +158,71 @@ def _instructions(seed: int) -> tuple[str, ...]:
     return tuple(Task(TaskKind.REACH, cube.colour).instruction for cube in scene.cubes[:2])
 
 
-def _play(
-    args: argparse.Namespace,
-    setting: Setting,
-    cases: Sequence[Case],
-    scratch: Path,
-    stop: StopSignal,
-    steps: Steps,
-    results: list[Result],
-    memory: Memory,
-) -> None:
-    import rclpy
-    from rclpy.signals import SignalHandlerOptions
+@dataclass
+class _Round:
+    """One call of the command: what it goes by, and what has come of it so far."""
 
-    from quantvla_ros.contract.load import load_contract
-    from quantvla_ros.faults.runner import play
-    from quantvla_ros.faults.stage import Stage
+    args: argparse.Namespace
+    setting: Setting
+    scratch: Path
+    stop: StopSignal
+    steps: Steps
+    memory: Memory
+    report: Report
+    results: list[Result] = field(default_factory=list)
 
-    logs = args.logs or scratch / 'logs'
-    logs.mkdir(parents=True, exist_ok=True)
-    rclpy.init(args=args.ros_arguments, signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        steps.show('starting arm and policy' if setting.own_arm else 'starting the policy')
-        with Stage(
-            setting, load_contract(setting.contract), _start(logs, args.ros_arguments), stop,
-            scratch,
-        ) as stage:
+    def play(self, cases: Sequence[Case]) -> None:
+        """Play them all, on another stage where one was lost."""
+        import rclpy
+        from rclpy.signals import SignalHandlerOptions
+
+        from quantvla_ros.faults.runner import StageLost
+        from quantvla_ros.nodes.process import Interrupted
+
+        logs = self.args.logs or self.scratch / 'logs'
+        logs.mkdir(parents=True, exist_ok=True)
+        processes = _Processes(logs, self.args.ros_arguments)
+        order = _order(self.args, cases)
+        rclpy.init(args=self.args.ros_arguments, signal_handler_options=SignalHandlerOptions.NO)
+        try:
+            for stages in range(1, _STAGES + 1):
+                try:
+                    self._on_a_stage(processes, order)
+                    return
+                except StageLost as lost:
+                    self._take(lost.result)
+                    if stages == _STAGES:
+                        raise
+                if self.stop.wait(_FORGOTTEN):
+                    raise Interrupted
+        finally:
+            rclpy.shutdown()
+
+    def _on_a_stage(self, processes: _Processes, order: Iterator[tuple[str, Case]]) -> None:
+        from quantvla_ros.faults.runner import play
+        from quantvla_ros.faults.stage import Stage
+
+        ours = self.setting.own_arm
+        self.steps.show('starting arm and policy' if ours else 'starting the policy')
+        with Stage(self.setting, processes.start, self.stop, self.scratch) as stage:
             stage.begin()
-            for place, case in _order(args, cases):
-                steps.show(f'{place}: {case.number} {case.name}')
-                results.append(play(stage, case))
-                memory.add(time.monotonic(), stage.policy.memory())
-                if not results[-1].passed:
-                    steps.done(f'{case.number} {case.name}: {results[-1].problems[0]}')
-    finally:
-        rclpy.shutdown()
+            for place, case in order:
+                self.steps.show(f'{place}: {case.number} {case.name}')
+                result = play(stage, case)
+                processes.weigh(self.memory)
+                self._take(result)
+
+    def _take(self, result: Result) -> None:
+        self.results.append(result)
+        if not result.passed:
+            self.steps.done(f'{result.number} {result.name}: {result.problems[0]}')
+        self.report.look(self.results, self.memory)
+
+    def end(self, *, complete: bool) -> None:
+        """Say what has come of it, and write it."""
+        if self.results:
+            self.report.write(self.results, self.memory, complete=complete)
+            print(_text(self.results, self.memory, soak=self.args.soak is not None))
 
 
 def _order(args: argparse.Namespace, cases: Sequence[Case]) -> Iterator[tuple[str, Case]]:
@@ -197,44 +241,87 @@ def _order(args: argparse.Namespace, cases: Sequence[Case]) -> Iterator[tuple[st
         yield f'{minutes:.1f} of {args.soak:g} min', case
 
 
-def _start(logs: Path, ros_arguments: Sequence[str]) -> Start:
-    """What starts the processes of the stage, in our namespace and with a log each."""
-    counts: dict[str, int] = {}
+class _Processes:
+    """Starts the processes of the stage, in our namespace and with a log each.
 
-    def start(
-        name: str, parameters: dict[str, object], remappings: dict[str, str]
+    Args:
+        logs: folder of the logs.
+        ros_arguments: of the command line.
+    """
+
+    def __init__(self, logs: Path, ros_arguments: Sequence[str]) -> None:
+        self._logs, self._ros_arguments = logs, ros_arguments
+        self._counts: dict[str, int] = {}
+        self._running: dict[str, Child] = {}
+
+    @property
+    def start(self) -> Start:
+        """What starts one."""
+        return self._start
+
+    def _start(
+        self, name: str, parameters: dict[str, object], remappings: dict[str, str]
     ) -> Process:
-        counts[name] = counts.get(name, 0) + 1
+        self._counts[name] = self._counts.get(name, 0) + 1
         arguments = [*ros_parameters(parameters)]
         for source, target in remappings.items():
             arguments += ['-r', f'{source}:={target}']
-        return Child(
-            name, [*arguments, *(['--', *ros_arguments] if ros_arguments else [])],
-            logs / f'{name}.{counts[name]}.log', _MODULES.get(name, ''),
+        ours = ['--', *self._ros_arguments] if self._ros_arguments else []
+        child = self._running[name] = Child(
+            name, [*arguments, *ours], self._logs / f'{name}.{self._counts[name]}.log',
+            _MODULES.get(name, ''),
         )
+        return child
 
-    return start
+    def weigh(self, memory: Memory) -> None:
+        """Note the memory of each, and our own."""
+        from quantvla_ros.cli.processes import resident
+
+        now = time.monotonic()
+        for name, child in self._running.items():
+            memory.add(name, self._counts[name], now, child.memory())
+        memory.add('faults', 1, now, resident(os.getpid()))
 
 
-def _say(
-    args: argparse.Namespace,
-    setting: Setting,
-    results: Sequence[Result],
-    left_out: dict[int, str],
-    memory: Memory,
-) -> None:
-    from quantvla_ros.faults.results import show, write
+def _report(
+    args: argparse.Namespace, setting: Setting, left_out: dict[int, str], scratch: str
+) -> Report:
+    """The file, with what it says of the run and of the machine."""
+    from quantvla_ros.faults.report import Report
 
-    print(show(results))
-    if args.soak is not None:
-        print(', '.join(f'{name} {value:.1f}' for name, value in memory.facts().items()))
+    about: dict[str, object] = {}
     if args.json is not None:
+        import torch
+
+        from quantvla_ros.bench.machine import describe
+
         about = {
+            'command': ' '.join(['python -m quantvla_ros', *sys.argv[1:]]),
+            **describe(torch.device(setting.device)),
+            'threads': 1,  # of the policy (faults.spoiled)
+            'ros_distro': os.environ.get('ROS_DISTRO', ''),
+            'rmw': os.environ.get('RMW_IMPLEMENTATION', 'default'),
             'policy': setting.policy.name, 'contract': setting.contract.name,
-            'device': setting.device, 'cores': os.cpu_count(),
-            **({'soak': memory.facts(), 'seed': args.seed} if args.soak is not None else {}),
+            'instructions': list(setting.instructions),
         }
-        write(results, left_out, about, args.json)
+    hide = [f'{Path(scratch)}/', f'{setting.policy.resolve().parent}/', f'{Path.cwd()}/']
+    soak = None if args.soak is None else {'minutes': args.soak, 'seed': args.seed}
+    return Report(args.json, about, left_out, hide, soak)
+
+
+def _text(results: Sequence[Result], memory: Memory, *, soak: bool) -> str:
+    """The table; of a soak what failed, and the numbers over all."""
+    from quantvla_ros.faults.report import summary
+    from quantvla_ros.faults.results import show, spread_lines
+
+    if not soak:
+        return show(results)
+    failed = [result for result in results if not result.passed]
+    counts = summary(results).items()
+    return '\n'.join([
+        *([show(failed), ''] if failed else []), *spread_lines(results), *memory.lines(),
+        ', '.join(f'{count} {name.replace("_", " ")}' for name, count in counts),
+    ])
 
 
 def _list(cases: Sequence[Case], left_out: dict[int, str]) -> str:

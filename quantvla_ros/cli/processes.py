@@ -31,6 +31,15 @@ def ros_parameters(parameters: Mapping[str, object]) -> list[str]:
     return arguments
 
 
+def resident(process: int) -> int:
+    """Resident memory of a process in bytes; 0 where the system does not say, or it has ended."""
+    try:
+        text = Path(f'/proc/{process}/statm').read_text(encoding='ascii')
+    except OSError:
+        return 0
+    return int(text.split()[1]) * resource.getpagesize()
+
+
 class Child:
     """`python -m quantvla_ros COMMAND ARGUMENTS` as a process.
 
@@ -97,11 +106,7 @@ class Child:
 
     def memory(self) -> int:
         """Resident memory in bytes; 0 where the system does not say, or it has ended."""
-        try:
-            text = Path(f'/proc/{self._process.pid}/statm').read_text(encoding='ascii')
-        except OSError:
-            return 0
-        return int(text.split()[1]) * resource.getpagesize()
+        return resident(self._process.pid)
 
     def kill(self) -> None:
         """End it at once, as a crash would."""

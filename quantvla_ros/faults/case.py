@@ -33,7 +33,7 @@ class Expect(Enum):
     LEAVES = 'the arm is left to others, and taken up again once they are quiet'
     SAYS = 'the arm comes to rest as it runs out of commands, and the node says why'
     GOES_ON = 'the policy goes on, inside the limits of every joint'
-    WAITS = 'the node, when activated, waits and says for what; nothing moves'
+    WAITS = 'the node, when activated, waits or refuses and says for what; nothing moves'
     REFUSES = 'configuring fails with the reason; the process lives and can be configured again'
     ENDS = 'the process holds the arm and ends with status 0'
 
@@ -44,6 +44,9 @@ class Need(Enum):
     ARM = 'the simulated arm, whose process and clock it may handle'
     COMMANDS = 'an arm that is commanded by a JointTrajectory topic'
     RAW_PICTURES = 'a camera with raw pictures'
+    JPEG = 'a camera with compressed pictures'
+    EMERGENCY_STOP = 'an emergency stop in the contract'
+    CONTROL_MSGS = 'the package control_msgs'
     GRIPPER = 'an action with a gripper'
 
 
@@ -73,6 +76,8 @@ class Case:
         needs: what it does not run without.
         passes: whether the fault is over at once, so that the node goes on before it is mended.
         restarts: whether the policy's process must be started again afterwards.
+        catches_up: whether the arm's own controller moves it in a way that nobody commands.
+        variant: of the simulated arm's contract (`variants`); '' for the plain one.
         quiet: whether the arm says nothing while the fault lasts, so that rest cannot be seen.
     """
 
@@ -94,3 +99,5 @@ class Case:
     passes: bool = False
     restarts: bool = False
     quiet: bool = False
+    catches_up: bool = False
+    variant: str = ''

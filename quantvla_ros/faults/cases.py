@@ -1,20 +1,28 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""All failure cases, 1 to 53: those that are played, and why the others are not.
+"""All failure cases, 1 to 54: those that are played, and why the others are not.
 
 A number stands for a failure that systems of this kind are known for (docs/faults.md); one number
-may have several cases, as there are several ways to have it.
+may have several cases, as there are several ways to have it. 54 is no failure but the emergency
+stop.
 """
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
-from quantvla_ros.contract.types import IMAGE, ActionKind, Contract, OutputKind
+from quantvla_ros.contract.types import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    ActionKind,
+    Contract,
+    OutputKind,
+)
 from quantvla_ros.faults import cases_inputs, cases_policy, cases_system, cases_tasks
 from quantvla_ros.faults.case import Case, Need
-from quantvla_ros.faults.stage import Setting
+from quantvla_ros.faults.setting import Setting
 
-LAST = 53
+LAST = 54
 
 CASES: tuple[Case, ...] = tuple(sorted(
     (*cases_inputs.CASES, *cases_policy.CASES, *cases_system.CASES, *cases_tasks.CASES),
@@ -23,14 +31,10 @@ CASES: tuple[Case, ...] = tuple(sorted(
 
 # Why a number is not played, and where it is looked after instead.
 ELSEWHERE: dict[int, str] = {
-    18: 'the simulated arm sends raw pictures; a corrupt JPEG goes the way of case 16 from the '
-        'decoder on (test/test_observation_decode.py)',
     26: 'needs a Jetson that gets hot; for the node it is case 25, and its diagnostics have the '
         'percentiles of inference',
     31: 'an artifact holds integers and scales, nothing of an architecture; kernels are compiled '
         'where they run (test/test_artifact.py)',
-    35: 'a controller says nothing on its topic; refusals of a FollowJointTrajectory action are '
-        'played against a server of it (test/ros/test_outputs.py)',
     45: 'of bags, without a node: test/test_bags_reading.py and test/attacks',
     46: 'of bags, without a node: test/test_bags_reading.py',
     47: 'of bags, without a node: test/test_bags_replay.py',
@@ -44,12 +48,17 @@ ELSEWHERE: dict[int, str] = {
 
 def missing(need: Need, contract: Contract, setting: Setting) -> bool:
     """Whether what a case needs is not there."""
+    def camera_of(kind: str) -> bool:
+        return any(camera.type == kind and camera.required for camera in contract.cameras)
+
+    # Of the simulated arm there are variants that have the rest.
     return {
         Need.ARM: not setting.own_arm,
+        Need.JPEG: not (setting.own_arm or camera_of(COMPRESSED_IMAGE)),
+        Need.EMERGENCY_STOP: not (setting.own_arm or contract.safety.emergency_stop),
+        Need.CONTROL_MSGS: importlib.util.find_spec('control_msgs') is None,
         Need.COMMANDS: contract.output.kind is not OutputKind.TRAJECTORY,
-        Need.RAW_PICTURES: not any(
-            camera.type == IMAGE and camera.required for camera in contract.cameras
-        ),
+        Need.RAW_PICTURES: not camera_of(IMAGE),
         Need.GRIPPER: not any(part.kind is ActionKind.GRIPPER for part in contract.action.parts),
     }[need]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import itertools
 
-from quantvla_ros.contract.types import IMAGE
-from quantvla_ros.faults import relay
+from quantvla_ros.contract.types import COMPRESSED_IMAGE, IMAGE
+from quantvla_ros.faults import relay, variants
 from quantvla_ros.faults.case import Case, Expect, FaultsError, Need, Script
 from quantvla_ros.faults.stage import Stage
 
 _HOLD = 'hold with the reason; go on once it is mended'
 _RAW = frozenset({Need.RAW_PICTURES})
+_JPEG = frozenset({Need.JPEG})
 
 
 def _camera(fault: relay.Fault | None, *, raw: bool = False) -> Script:
@@ -27,6 +28,29 @@ def _camera(fault: relay.Fault | None, *, raw: bool = False) -> Script:
         stage.cameras[cameras[-1].name].fault = fault
 
     return script
+
+
+def _jpeg(fault: relay.Fault | None) -> Script:
+    """A fault of a camera with compressed pictures."""
+
+    def script(stage: Stage) -> None:
+        if stage.compressed is not None:
+            stage.compressed.fault = fault
+            return
+        names = [one.name for one in stage.contract.cameras if one.type == COMPRESSED_IMAGE]
+        stage.cameras[names[-1]].fault = fault
+
+    return script
+
+
+def _some_jpeg(stage: Stage) -> None:
+    _jpeg(relay.cut_off_now_and_then())(stage)
+
+
+def _refuses_some(stage: Stage) -> str:
+    """What was dropped has been counted."""
+    status = stage.record.status
+    return '' if status and status.refused_message_count else 'no message was counted as refused'
 
 
 def _freeze(stage: Stage) -> None:
@@ -186,6 +210,21 @@ CASES: tuple[Case, ...] = (
     Case(
         17, 'pictures of half the size', 'fitted like any other size', Expect.GOES_ON,
         _camera(relay.halved, raw=True), _camera(None, raw=True), needs=_RAW,
+    ),
+    Case(
+        18, 'JPEG pictures that are cut off', f'{_HOLD}; said to be cut off', Expect.HOLDS,
+        _jpeg(relay.cut_off), _jpeg(None), ('without its end',), needs=_JPEG,
+        variant=variants.COMPRESSED,
+    ),
+    Case(
+        18, 'JPEG pictures of bytes that are none', f'{_HOLD}; what is expected is named',
+        Expect.HOLDS, _jpeg(relay.scrambled), _jpeg(None), ('expected JPEG or PNG',), needs=_JPEG,
+        variant=variants.COMPRESSED,
+    ),
+    Case(
+        18, 'every second JPEG picture is cut off', f'{_HOLD}; dropped and counted',
+        Expect.HOLDS, _some_jpeg, _jpeg(None), ('without its end',), check=_refuses_some,
+        needs=_JPEG, variant=variants.COMPRESSED,
     ),
     Case(
         28, 'every picture twenty times', 'the newest wins; the others are counted',

@@ -3,12 +3,15 @@
 """Faults around the node: clocks, the controller, others on it, processes, parameters."""
 from __future__ import annotations
 
+import math
 import signal
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from quantvla_ros.faults import variants
 from quantvla_ros.faults.case import Case, Expect, FaultsError, Need, Script
 from quantvla_ros.faults.relay import BEST_EFFORT, PREFIX, RELIABLE
 from quantvla_ros.faults.stage import ACTIVATE, CONFIGURE, DEACTIVATE, PATIENCE, Stage
@@ -16,6 +19,8 @@ from quantvla_ros.faults.stage import ACTIVATE, CONFIGURE, DEACTIVATE, PATIENCE,
 _HOLD = 'hold with the reason'
 _ARM = frozenset({Need.ARM})
 _COMMANDS = frozenset({Need.COMMANDS})
+_FOLLOW = frozenset({Need.ARM, Need.CONTROL_MSGS})
+_GIVES_UP = 'elbow_pitch is 0.31 off'
 _LATCHED = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL,
     history=HistoryPolicy.KEEP_LAST, depth=1,
@@ -58,6 +63,7 @@ def _silent_clock(stage: Stage) -> None:
 
 def _clock_comes(stage: Stage) -> None:
     stage.set_parameter('policy', 'use_sim_time', False)
+    stage.transition(ACTIVATE)
 
 
 def _arm_on_another_clock(stage: Stage) -> None:
@@ -80,6 +86,35 @@ def _no_controller(stage: Stage) -> None:
 def _controller(stage: Stage) -> None:
     assert stage.commands is not None
     stage.commands.open()
+
+
+def _refuse(goals: float) -> Script:
+    def script(stage: Stage) -> None:
+        assert stage.controller is not None
+        stage.controller.refuses = goals
+
+    return script
+
+
+def _give_up(words: str) -> Script:
+    def script(stage: Stage) -> None:
+        assert stage.controller is not None
+        stage.controller.gives_up = words
+
+    return script
+
+
+def _press(pressed: bool) -> Script:
+    def script(stage: Stage) -> None:
+        assert stage.emergency is not None
+        stage.emergency.publish(Bool(data=pressed))
+
+    return script
+
+
+def _no_reset_while_pressed(stage: Stage) -> str:
+    answer = stage.operator.call(Trigger, 'policy/reset', Trigger.Request())
+    return '' if not answer.success else 'it was reset with the emergency stop still pressed'
 
 
 def _kill_arm(stage: Stage) -> None:
@@ -185,14 +220,16 @@ CASES: tuple[Case, ...] = (
         prepare=_on_simulated_time, passes=True, dangerous=True, quick=True, needs=_ARM,
     ),
     Case(
-        20, '/clock jumps ahead by 20 s', 'ages are judged anew; go on', Expect.GOES_ON,
-        _jump(20.0), _on_machine_time, prepare=_on_simulated_time, within=4.0, dangerous=True,
-        needs=_ARM,
+        20, '/clock jumps ahead by 20 s',
+        'ages are judged anew; go on. To a controller on that clock its trajectory is over: it may '
+        'go to the end of it as fast as the joints can',
+        Expect.GOES_ON, _jump(20.0), _on_machine_time, prepare=_on_simulated_time, within=4.0,
+        dangerous=True, needs=_ARM, catches_up=True,
     ),
     Case(
-        21, 'use_sim_time without /clock', 'wait, and say that there is no clock', Expect.WAITS,
-        _silent_clock, _clock_comes, ('nothing publishes /clock',), prepare=_new_process,
-        within=5.0,
+        21, 'use_sim_time without /clock', 'refuse to be activated, and say that there is no clock',
+        Expect.WAITS, _silent_clock, _clock_comes, ('nothing publishes /clock',),
+        prepare=_new_process, state='INACTIVE', within=5.0,
     ),
     Case(
         22, 'the node on /clock, the arm on its own', 'wait, and say that the clocks differ',
@@ -211,6 +248,22 @@ CASES: tuple[Case, ...] = (
     Case(
         34, 'limits are widened while the arm moves', 'refused; narrower ones are taken',
         Expect.GOES_ON, _widen, _restore_limits, check=_limits_only_narrow, dangerous=True,
+    ),
+    Case(
+        35, 'the controller refuses every goal', 'count; after some in a row stop and say so',
+        Expect.STOPS, _refuse(math.inf), _refuse(0), ('the controller refused the goal',),
+        within=15.0, needs=_FOLLOW, variant=variants.FOLLOW,
+    ),
+    Case(
+        35, 'the controller gives up every goal', "count; stop, in the controller's own words",
+        Expect.STOPS, _give_up(_GIVES_UP), _give_up(''),
+        (f'PATH_TOLERANCE_VIOLATED ({_GIVES_UP})',), within=15.0, needs=_FOLLOW,
+        variant=variants.FOLLOW,
+    ),
+    Case(
+        35, 'the controller refuses three goals', 'go on from where the arm is',
+        Expect.GOES_ON, _refuse(3), _refuse(0), ('the controller refused the goal',),
+        within=6.0, needs=_FOLLOW, variant=variants.FOLLOW,
     ),
     Case(
         36, 'the controller goes away', f'{_HOLD}; once it is back, from where the arm is',
@@ -239,5 +292,11 @@ CASES: tuple[Case, ...] = (
         42, 'deactivated while the arm moves', 'hold; nothing after it until activated',
         Expect.HOLDS, _deactivate, _activate, ('until the node is activated',), state='INACTIVE',
         level='OK',
+    ),
+    Case(
+        54, 'the emergency stop is pressed', 'hold at once; latch until released and ~/reset',
+        Expect.STOPS, _press(True), _press(False), ('emergency stop',),
+        check=_no_reset_while_pressed, within=1.0, quick=True,
+        needs=frozenset({Need.EMERGENCY_STOP}),
     ),
 )

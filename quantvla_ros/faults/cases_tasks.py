@@ -21,7 +21,7 @@ _NAMES = {
 def _client(stage: Stage) -> ActionClient:
     """The stage's client of the action."""
     if stage.tasks is None:
-        stage.tasks = ActionClient(stage.node, RunPolicy, 'policy/run')
+        stage.tasks = stage.made(lambda: ActionClient(stage.node, RunPolicy, 'policy/run'))
     if not stage.until(stage.tasks.server_is_ready, PATIENCE):
         raise FaultsError('the node has no action ~/run')
     return stage.tasks

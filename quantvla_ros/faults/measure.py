@@ -6,10 +6,12 @@ Knows arrays and times in seconds of one clock, any clock; knows nothing of ROS 
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from quantvla_ros.control.trajectory import Trajectory, peak_speeds
 
 # rad/s or m/s, below which a joint counts as at rest: a tenth of a percent of full speed, and above
 # what the last bit of an encoder makes of it.
@@ -89,6 +91,37 @@ def fastest(motion: Motion, limits: Sequence[float]) -> Fastest:
     )
 
 
+def asked(commands: Iterable[Trajectory], limits: Mapping[str, float]) -> float | None:
+    """The largest speed that commands ask for, as a share of a limit; None without commands.
+
+    Args:
+        commands: trajectories, of which the last point of each is at rest.
+        limits: rad/s or m/s, by joint.
+    """
+    shares = [
+        float((peak_speeds(one) / np.array([limits[name] for name in one.joints])).max(initial=0.0))
+        for one in commands
+    ]
+    return max(shares, default=None)
+
+
+def unasked(motion: Motion, share: float, limits: Mapping[str, float]) -> tuple[float, str]:
+    """How far a joint went beyond what a share of its limit explains, rad or m, and which joint.
+
+    Args:
+        motion: measured.
+        share: of the limits, the largest that commands ask for.
+        limits: rad/s or m/s, by joint.
+    """
+    if len(motion.times) < 2:
+        return 0.0, ''
+    allowed = share * np.array([limits[name] for name in motion.joints])
+    above = np.maximum(np.abs(motion.velocities[1:]) - allowed, 0.0)
+    ways = np.diff(motion.times) @ above
+    joint = int(ways.argmax())
+    return float(ways[joint]), motion.joints[joint]
+
+
 def time_to_rest(motion: Motion, since: float, still: float = STILL) -> float | None:
     """Seconds from `since` until no joint moves any more, to the motion's end.
 
@@ -117,6 +150,21 @@ def time_to_state(
             and (not words or any(word in entry.reason for word in words))
         ):
             return entry.time - since
+    return None
+
+
+def time_to_words(
+    shown: Iterable[tuple[float, str, str, str]], since: float, words: Sequence[str]
+) -> float | None:
+    """Seconds from `since` until /diagnostics have one of the words, at a level that is not OK.
+
+    Args:
+        shown: (time, entry, level, message).
+        words: none for no such time.
+    """
+    for time, _, level, message in shown:
+        if time >= since and level != 'OK' and any(word in message for word in words):
+            return time - since
     return None
 
 

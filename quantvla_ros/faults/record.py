@@ -17,8 +17,10 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
+from quantvla_ros.control.trajectory import Trajectory
 from quantvla_ros.faults.measure import Motion, Said, differences
 from quantvla_ros.msg import ActionChunk, PolicyStatus
+from quantvla_ros.nodes.messages import trajectory_arrays
 from quantvla_ros.nodes.states import State
 from quantvla_ros.observation.messages import nanoseconds
 
@@ -95,6 +97,18 @@ class Record:
         now = time.monotonic()
         motion = self.motion(now - 0.1, now)
         return float(np.abs(motion.velocities[-1]).max()) if len(motion.times) else 0.0
+
+    def commands(self, since: float, until: float) -> list[Trajectory]:
+        """What was commanded in [since, until], s, and the command before that."""
+        first = max(0, bisect_left(self.trajectories, since, key=lambda entry: entry[0]) - 1)
+        found = []
+        for at, heard, message in self.trajectories[first:]:
+            if at > until or not message.points:
+                continue
+            names, times, positions, velocities, stamp = trajectory_arrays(message)
+            if velocities is not None:
+                found.append(Trajectory(stamp or heard, names, times, positions, velocities))
+        return found
 
     def lasts(self) -> float | None:
         """For how many s the last command was to last when it was heard; None without one."""

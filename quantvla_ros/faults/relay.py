@@ -7,17 +7,22 @@ neither the arm nor the node knows of it. Without a fault the bytes go through a
 """
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Callable
 from copy import copy, deepcopy
 from typing import Any
 
+import cv2
 import numpy as np
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CompressedImage, Image
 
+from quantvla_ros.contract.types import IMAGE
 from quantvla_ros.nodes.messages import time_message
+from quantvla_ros.observation.decode import decode_image
 from quantvla_ros.observation.messages import nanoseconds
 
 PREFIX = 'faults/'
@@ -80,6 +85,12 @@ class Relay:
         """Publish a message of our own at the far end."""
         self._publisher.publish(message)
 
+    def take(self, message: Any) -> None:
+        """Pass on a message that came another way, as if it had been heard."""
+        if self._heard is not None:
+            self._heard(message)
+        self._publisher.publish(message)
+
     def _on_bytes(self, data: bytes) -> None:
         fault = self.fault
         if fault is None and self._heard is None:
@@ -93,6 +104,42 @@ class Relay:
             return
         for faulty in fault(message):
             self._publisher.publish(faulty)
+
+
+class CompressedRelay(Relay):
+    """A camera's raw pictures as JPEG, as a compressing image_transport would send them.
+
+    Args:
+        node: subscribes and publishes.
+        source: topic of the raw pictures.
+        topic: of the compressed ones.
+    """
+
+    def __init__(self, node: Node, source: str, topic: str) -> None:
+        self.topic = topic
+        super().__init__(
+            node, source, PREFIX + topic, CompressedImage, BEST_EFFORT, BEST_EFFORT
+        )
+
+    def open(self, qos: QoSProfile | None = None) -> None:
+        """Listen to raw pictures."""
+        if self._subscription is None:
+            self._subscription = self._node.create_subscription(
+                Image, self._source, self._on_picture, qos or self._hear
+            )
+
+    def close(self) -> None:
+        """Go away altogether."""
+        super().close()
+        self._node.destroy_publisher(self._publisher)
+
+    def _on_picture(self, picture: Image) -> None:
+        pixels = decode_image(picture, IMAGE)
+        _, data = cv2.imencode('.jpg', cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+        message = CompressedImage(header=picture.header, format='rgb8; jpeg compressed bgr8')
+        message.data = array('B', data.tobytes())
+        for one in [message] if self.fault is None else self.fault(message):
+            self._publisher.publish(one)
 
 
 def dropped(message: Any) -> list[Any]:
@@ -143,6 +190,22 @@ def encoded(encoding: str) -> Fault:
 def cut_off(message: Any) -> list[Any]:
     """Pictures with less data than their sizes say."""
     message.data = message.data[: len(message.data) // 2]
+    return [message]
+
+
+def cut_off_now_and_then() -> Fault:
+    """Every second picture with half of its data."""
+    count = itertools.count()
+
+    def fault(message: Any) -> list[Any]:
+        return cut_off(message) if next(count) % 2 else [message]
+
+    return fault
+
+
+def scrambled(message: Any) -> list[Any]:
+    """Pictures whose bytes are none of any format."""
+    message.data = array('B', bytes(255 - byte for byte in message.data))
     return [message]
 
 

@@ -1,16 +1,14 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What came of faults: one record per case, as a table and as JSON.
+"""What came of faults: one record per case, as a table and in numbers over all of them.
 
 Knows numbers and words; knows nothing of ROS or of how a case is played.
 """
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,10 +29,16 @@ class Result:
         states: each state after the fault with its reason, in order, '3.2 s HOLDING: ...'.
         diagnostics: what /diagnostics said after the fault and had not said before.
         to_state: s from the fault until the node said so; None where it never did.
+        to_diagnostics: s from the fault until /diagnostics did; None where they never did.
         to_rest: s from the fault until no joint moved any more; None where one still did.
         speed: largest velocity of a joint after the fault, rad/s or m/s.
-        joint, speed_at: which, and how many s after the fault.
+        joint: which.
         share: of its limit, the largest of any joint.
+        speed_at: s after the fault at which that joint was that fast.
+        asked: the largest share of a limit that commands asked for; None without commands.
+        unasked: rad or m that a joint went faster than any command asked for.
+        missed: whether a hold that was due did not come.
+        jumped: whether a joint moved faster than it may, or than anybody asked for.
         back: s from mending the fault until the policy ran again; None where it did not.
         seconds: the case took in all.
     """
@@ -47,13 +51,18 @@ class Result:
     states: tuple[str, ...] = ()
     diagnostics: tuple[str, ...] = ()
     to_state: float | None = None
+    to_diagnostics: float | None = None
     to_rest: float | None = None
     speed: float = 0.0
     joint: str = ''
     share: float = 0.0
+    speed_at: float = 0.0
+    asked: float | None = None
+    unasked: float = 0.0
+    missed: bool = False
+    jumped: bool = False
     back: float | None = None
     seconds: float = 0.0
-    speed_at: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -69,13 +78,14 @@ def show(results: Sequence[Result]) -> str:
             _chain(result.states),
             _seconds(result.to_state),
             _seconds(result.to_rest),
-            f'{result.speed:.2f} ({100.0 * result.share:.0f} %)',
+            f'{result.speed:.2f} ({_percent(result.share)})',
+            _percent(result.asked),
             _seconds(result.back),
             'pass' if result.passed else 'FAIL',
         )
         for result in results
     ]
-    header = ('case', 'states', 'said', 'at rest', 'fastest', 'back', 'result')
+    header = ('case', 'states', 'said', 'at rest', 'fastest', 'asked', 'back', 'result')
     lines = [table(header, rows)]
     for result in results:
         if result.passed:
@@ -90,56 +100,53 @@ def show(results: Sequence[Result]) -> str:
     lines += [
         '',
         'said: from the fault to the state that names it; at rest: to the last motion of a joint;',
-        'fastest: largest velocity after the fault, rad/s, and the share of a limit; back: to the '
-        'next chunk once mended',
-        *_spread(results),
+        'fastest: largest velocity after the fault, rad/s, and the share of a limit; asked: the '
+        'largest share that commands ask for; back: to the next chunk once mended',
+        *spread_lines(results),
         f'{len(results) - failed} passed, {failed} failed',
     ]
     return '\n'.join(lines)
 
 
+def held(results: Sequence[Result]) -> list[Result]:
+    """Those that were to end in a hold."""
+    return [result for result in results if result.expect in _HOLDS]
+
+
 def spread(results: Sequence[Result]) -> dict[str, float]:
-    """From the fault to the hold, over all that ended in one: how many, median, p99, largest, s."""
-    held = [result for result in results if result.expect in _HOLDS and result.passed]
-    said = [result.to_state for result in held if result.to_state is not None]
-    rest = [result.to_rest for result in held if result.to_rest is not None]
-    if not said or not rest:
-        return {}
-    found = {'holds': float(len(held))}
-    for name, values in (('said', said), ('at_rest', rest)):
-        for percent in (50, 99, 100):
-            found[f'{name}_p{percent}'] = float(np.percentile(values, percent))
-    return found
+    """From the fault to the hold, over all holds that were as expected.
+
+    Returns:
+        How many; median, p99 and largest time until the status said so, until /diagnostics did, and
+        until the arm was at rest, s.
+    """
+    passed = [result for result in held(results) if result.passed]
+    found = {'holds': float(len(passed))}
+    for name, values in (
+        ('said', [result.to_state for result in passed]),
+        ('diagnostics', [result.to_diagnostics for result in passed]),
+        ('at_rest', [result.to_rest for result in passed]),
+    ):
+        known = [value for value in values if value is not None]
+        for percent, suffix in ((50, 'p50'), (99, 'p99'), (100, 'max')):
+            if known:
+                found[f'{name}_{suffix}'] = round(float(np.percentile(known, percent)), 4)
+    return found if passed else {}
 
 
-def _spread(results: Sequence[Result]) -> list[str]:
+def spread_lines(results: Sequence[Result]) -> list[str]:
+    """The spread for people; nothing without holds."""
     found = spread(results)
     if not found:
         return []
-    return [
-        f'fault to hold, {found["holds"]:.0f} times: said p50 {found["said_p50"]:.2f} s, p99 '
-        f'{found["said_p99"]:.2f} s; at rest p50 {found["at_rest_p50"]:.2f} s, p99 '
-        f'{found["at_rest_p99"]:.2f} s'
+    parts = [
+        f'{words} p50 {found[f"{name}_p50"]:.2f} s, p99 {found[f"{name}_p99"]:.2f} s, '
+        f'max {found[f"{name}_max"]:.2f} s'
+        for name, words in (
+            ('said', 'said'), ('diagnostics', 'in /diagnostics'), ('at_rest', 'at rest')
+        ) if f'{name}_p50' in found
     ]
-
-
-def write(results: Sequence[Result], left_out: dict[int, str], about: Mapping[str, object],
-          path: Path) -> None:
-    """All of it as JSON.
-
-    Args:
-        results: what was played.
-        left_out: why the others were not, by number.
-        about: of the policy, the contract and the machine.
-        path: of the file.
-    """
-    data = {
-        **about,
-        'fault_to_hold': spread(results),
-        'cases': [{**asdict(result), 'passed': result.passed} for result in results],
-        'not_played': {str(number): reason for number, reason in sorted(left_out.items())},
-    }
-    path.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
+    return [f'fault to hold, {found["holds"]:.0f} times: {"; ".join(parts)}']
 
 
 def distinct(lines: Sequence[str]) -> tuple[str, ...]:
@@ -162,6 +169,10 @@ def _chain(states: Sequence[str]) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= _WIDTH else text[: _WIDTH - 3] + '...'
+
+
+def _percent(share: float | None) -> str:
+    return '-' if share is None else f'{100.0 * share:.0f} %'
 
 
 def _seconds(value: float | None) -> str:

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue, SetParametersResult
 from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import JointState
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 from trajectory_msgs.msg import JointTrajectory
 
+from quantvla_ros.contract.load import load_contract
 from quantvla_ros.contract.types import Contract, OutputKind
+from quantvla_ros.faults import variants
 from quantvla_ros.faults.case import FaultsError
 from quantvla_ros.faults.clock import SimulatedClock
+from quantvla_ros.faults.follow import FollowController
 from quantvla_ros.faults.record import LATCHED, Record
-from quantvla_ros.faults.relay import BEST_EFFORT, PREFIX, RELIABLE, Relay
+from quantvla_ros.faults.relay import BEST_EFFORT, PREFIX, RELIABLE, CompressedRelay, Relay
+from quantvla_ros.faults.setting import Process, Setting, Start
 from quantvla_ros.faults.spoiled import LOAD, NODE, SPOIL
 from quantvla_ros.nodes.messages import message_class
 from quantvla_ros.nodes.operator import Operator
@@ -37,71 +40,24 @@ _DISCOVERY = 10.0  # s
 _POLL = 0.01  # s between two looks
 
 
-class Process(Protocol):
-    """A process that the stage was given."""
-
-    @property
-    def output(self) -> str:
-        """All of its output so far."""
-
-    def check(self) -> None:
-        """Raise where it has ended by itself."""
-
-    def signal(self, number: int) -> None:
-        """Send it a signal."""
-
-    def status(self) -> int | None:
-        """Exit status; None while it runs."""
-
-    def memory(self) -> int:
-        """Resident memory in bytes; 0 where that is not known."""
-
-    def kill(self) -> None:
-        """End it at once."""
-
-    def end(self) -> int:
-        """End it in order; its exit status."""
-
-
-# (name, ROS parameters, remappings) -> the process; names are 'tabletop' and 'policy'.
-Start = Callable[[str, dict[str, object], dict[str, str]], Process]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is on the stage.
-
-    Attributes:
-        policy: directory of an artifact or checkpoint.
-        contract: file.
-        instructions: two commands that make the arm move, one after the other.
-        own_arm: whether the simulated arm is started; else somebody's bring-up is there.
-        seed: of the simulated arm's scene.
-        device: of the policy.
-    """
-
-    policy: Path
-    contract: Path
-    instructions: tuple[str, ...]
-    own_arm: bool = True
-    seed: int = 0
-    device: str = 'cpu'
-
-
 class Stage:
     """See the module; a context manager.
 
     Args:
         setting: what is on it.
-        contract: the one of `setting.contract`, read.
         start: starts a process.
         stop: ends every wait with `Interrupted`.
         scratch: an empty folder for files of cases.
 
     Attributes:
+        contract: of the robot, with an emergency stop where the arm is ours.
+        variant: of the contract that the policy node has now (`variants`).
         cameras: relay by name in the contract.
+        compressed: relay that makes JPEG of a raw camera, in the variant that has it.
         joints, commands: the other relays; `commands` is None where the arm is not commanded by a
             trajectory topic.
+        emergency: relay of the emergency stop; None where the contract names none.
+        controller: server of the action, in the variant that commands by it.
         record: all that was heard.
         policy, arm: processes; `arm` is None where it is not ours, or was killed.
         rivals: publishers of a case, besides the node's.
@@ -111,9 +67,15 @@ class Stage:
     """
 
     def __init__(
-        self, setting: Setting, contract: Contract, start: Start, stop: StopSignal, scratch: Path
+        self, setting: Setting, start: Start, stop: StopSignal, scratch: Path
     ) -> None:
-        self.setting, self.contract, self.scratch = setting, contract, scratch
+        self.setting, self.scratch = setting, scratch
+        # Nothing is changed of somebody's own contract.
+        self._contracts = {'': setting.contract.resolve()}
+        if setting.own_arm:
+            self._contracts = variants.write(setting.contract, scratch)
+        self.contract: Contract = load_contract(self._contracts[''])
+        self.variant = ''
         self._start, self._stop = start, stop
         self.operator = Operator(stop)
         self.node: Any = self.operator.node
@@ -146,15 +108,22 @@ class Stage:
             node, contract.joint_states.topic, PREFIX + contract.joint_states.topic, JointState,
             BEST_EFFORT, RELIABLE, self.record.on_joints,
         )
-        self._inputs = [
+        self._remapped = [
             contract.joint_states.topic, *(camera.topic for camera in contract.cameras)
         ]
+        self.compressed: CompressedRelay | None = None
+        self.controller: FollowController | None = None
+        self.emergency: Relay | None = None
+        if (stop := contract.safety.emergency_stop) is not None:
+            self.emergency = Relay(node, stop, PREFIX + stop, Bool, BEST_EFFORT, RELIABLE)
+            self._remapped.append(stop)
         self.commands: Relay | None = None
         if contract.output.kind is OutputKind.TRAJECTORY:
             self.commands = Relay(
                 node, PREFIX + contract.action.topic, contract.action.topic, JointTrajectory,
                 RELIABLE, RELIABLE, self.record.on_trajectory,
             )
+            self._remapped.append(contract.action.topic)
         # Latched, as the operator's is.
         self._instruction = node.create_publisher(String, contract.language.topic, LATCHED)
         self.rivals: list[Any] = []
@@ -208,20 +177,59 @@ class Stage:
 
     def start_policy(self) -> None:
         """The policy node, with a policy that can be spoiled, at the far end of the relays."""
-        names = list(self._inputs)
-        if self.commands is not None:
-            names.append(self.contract.action.topic)
+        names = list(self._remapped)
+        if self.compressed is not None:
+            names.append(self.compressed.topic)
         self._policy = self._start(
             'policy',
             {
                 'policy': self.setting.policy.resolve(),
-                'contract': self.setting.contract.resolve(),
+                'contract': self._contracts[self.variant],
                 'device': self.setting.device,
             },
             {name: PREFIX + name for name in names},
         )
         self.may_end = False
         self.operator.watched[:] = [self.check]
+
+    def use(self, variant: str) -> None:
+        """A policy node with that variant of the contract; a new process where it has another."""
+        if variant == self.variant:
+            return
+        self.may_end = True
+        self.policy.end()
+        self._leave_variant()
+        self.variant = variant
+        if variant == variants.COMPRESSED:
+            changed = load_contract(self._contracts[variant])
+            raw, camera = next(
+                (old.topic, new) for old, new in zip(
+                    self.contract.cameras, changed.cameras, strict=True
+                ) if old != new
+            )
+            self.compressed = CompressedRelay(self.node, raw, camera.topic)
+        elif variant == variants.FOLLOW:
+            assert self.commands is not None  # the simulated arm's
+            commands = self.commands
+            self.controller = self.made(
+                lambda: FollowController(self.node, variants.ACTION, commands.take)
+            )
+        self.start_policy()
+        self.begin()
+
+    def _leave_variant(self) -> None:
+        if self.compressed is not None:
+            self.compressed.close()
+        if self.controller is not None:
+            self.made(self.controller.close)
+        self.compressed = self.controller = None
+
+    def made(self, make: Callable[[], Any]) -> Any:
+        """What `make` makes in the thread that spins: elsewhere rclpy shows an action half-made."""
+        task = self.node.executor.create_task(make)
+        if not self.until(task.done, PATIENCE):
+            raise FaultsError('the executor of the stage does not run')
+        return task.result()
 
     @property
     def policy(self) -> Process:
@@ -265,7 +273,7 @@ class Stage:
         self._instruction.publish(String(data=instruction))
 
     def move(self) -> None:
-        """Have the arm on its way.
+        """Have the arm on its way with a command, and with a chunk that was inferred for it.
 
         Raises:
             FaultsError: it does not move.
@@ -274,9 +282,15 @@ class Stage:
         for _ in range(4):
             self._next = (self._next + 1) % len(self.setting.instructions)
             self.say(self.setting.instructions[self._next])
-            if self.until(lambda: self.record.speed() > MOVING, 4.0):
+            if self.until(self._moves, 4.0):
                 return
         raise FaultsError('the arm does not move, whatever it is told')
+
+    def _moves(self) -> bool:
+        """Whether the arm moves, and the newest chunk is for the newest command."""
+        words, chunks = self.setting.instructions[self._next], self.record.chunks
+        told = bool(chunks) and chunks[-1][1].instruction == words
+        return told and self.record.speed() > MOVING
 
     def mend_relays(self) -> None:
         """Let everything through again as it is."""
@@ -285,6 +299,13 @@ class Stage:
         if self.commands is not None:
             self.commands.fault = None
             self.commands.open()
+        if self.compressed is not None:
+            self.compressed.fault = None
+        if self.controller is not None:
+            self.controller.refuses = 0.0
+            self.controller.gives_up = ''
+        if self.emergency is not None:
+            self.emergency.publish(Bool(data=False))
         self.goals.clear()
         while self.rivals:
             self.node.destroy_publisher(self.rivals.pop())
