@@ -3,18 +3,15 @@
 """Watchdogs with simulated clocks: what trips them, what does not, and what the arm does then."""
 from __future__ import annotations
 
-import array
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_control_supervisor import CONTRACT, MS, Bench, stamp_of, still
 
-from quantvla_ros.contract.types import Freshness
 from quantvla_ros.control.latch import LatchReason
 from quantvla_ros.control.watchdogs import (
     FASTEST,
@@ -31,7 +28,6 @@ from quantvla_ros.control.watchdogs import (
 from quantvla_ros.nodes.inference import InferenceThread
 from quantvla_ros.nodes.states import Cause, State
 from quantvla_ros.observation.buffer import ObservationBuffer
-from quantvla_ros.observation.frozen import FrozenPictures
 from quantvla_ros.observation.types import Fault, Reason, Refusal
 
 S = 1_000_000_000
@@ -207,107 +203,7 @@ def test_the_line_has_name_number_and_limit():
     assert line == 'watchdog age eye: too old (0.412 s, limit 0.25 s)'
 
 
-# Pictures.
-
-def picture(shade: int) -> array.array:
-    return array.array('B', bytes([shade]) * 300)
-
-
-def frozen(limit: float | None = 0.5, moved: float = 0.05) -> FrozenPictures:
-    return FrozenPictures(Freshness(frozen=limit, moved=moved), [False, True])
-
-
-def feed(watch, seconds, shade=lambda tick: 7, position=lambda tick: (0.0, 0.0), begin=0):
-    for tick in range(begin, begin + round(seconds * 20)):
-        watch.look('eye', (tick + 1) * 50 * MS, picture(shade(tick)), np.array(position(tick)))
-
-
-def test_the_same_picture_while_the_arm_moves_is_a_frozen_camera():
-    watch = frozen()
-    feed(watch, 0.5, position=lambda tick: (0.01 * tick, 0.0))
-    assert watch.fault('eye') is None  # not for longer than the limit
-    feed(watch, 0.2, position=lambda tick: (0.01 * tick, 0.0), begin=10)
-    fault = watch.fault('eye')
-    assert fault is not None and fault.reason is Reason.FROZEN
-    assert fault.measured == pytest.approx(0.65) and fault.limit == 0.5
-    assert '0.13 rad' in fault.detail
-
-
-def test_the_same_picture_of_an_arm_that_stands_is_a_picture_of_an_arm_that_stands():
-    """A simulator's pictures have no noise."""
-    watch = frozen()
-    feed(watch, 60.0, position=lambda tick: (0.02 * (tick % 2), 0.0))
-    assert watch.fault('eye') is None and watch.same_for('eye') > 59.0
-
-
-def test_a_joint_that_came_back_has_moved():
-    watch = frozen()
-    feed(watch, 2.0, position=lambda tick: (0.3 if tick == 5 else 0.0, 0.0))
-    assert watch.fault('eye') is not None
-
-
-def test_a_continuous_joint_at_its_seam_has_not_moved():
-    watch = frozen()
-    feed(watch, 2.0, position=lambda tick: (0.0, 3.14 if tick % 2 else -3.14))
-    assert watch.fault('eye') is None
-    watch = FrozenPictures(Freshness(), [False, False])  # one with limits has, by a whole turn
-    feed(watch, 2.0, position=lambda tick: (0.0, 3.14 if tick % 2 else -3.14))
-    assert watch.fault('eye') is not None
-
-
-def test_an_arm_that_is_first_measured_during_a_picture_has_not_moved_before():
-    watch = frozen()
-    for tick in range(40):
-        where = None if tick < 20 else np.array([2.0, 0.0])
-        watch.look('eye', (tick + 1) * 50 * MS, picture(7), where)
-    assert watch.fault('eye') is None and watch.moved('eye') == 0.0
-    watch.look('eye', 41 * 50 * MS, picture(7), None)
-    watch.look('eye', 42 * 50 * MS, picture(7), np.array([2.1, 0.0]))
-    assert watch.fault('eye') is not None
-
-
-def test_one_other_picture_is_enough_to_begin_anew():
-    watch = frozen()
-    feed(watch, 2.0, position=lambda tick: (0.01 * tick, 0.0))
-    assert watch.fault('eye') is not None
-    feed(watch, 0.05, shade=lambda tick: 8, begin=40)
-    assert watch.fault('eye') is None and watch.same_for('eye') == 0.0
-
-
-def test_a_message_that_is_looked_at_twice_is_one_message():
-    watch = frozen()
-    for _ in range(100):
-        watch.look('eye', 50 * MS, picture(1), np.array([1.0, 0.0]))
-    assert watch.same_for('eye') == 0.0
-    feed(watch, 2.0, begin=1)
-    watch.look('eye', 41 * 50 * MS, picture(7), np.array([1.0, 0.0]))
-    assert watch.fault('eye') is None  # the arm moved after the picture
-
-
-def test_time_that_goes_back_begins_anew_and_null_switches_it_off():
-    watch = frozen()
-    feed(watch, 2.0, position=lambda tick: (0.01 * tick, 0.0))
-    watch.look('eye', 10 * MS, picture(7), np.zeros(2))
-    assert watch.fault('eye') is None
-    watch = frozen(limit=None)
-    feed(watch, 9.0, position=lambda tick: (0.01 * tick, 0.0))
-    assert watch.fault('eye') is None
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.floats(-3.0, 3.0)), max_size=60))
-@settings(max_examples=60)
-def test_frozen_only_with_the_same_bytes_for_longer_than_the_limit_and_a_moved_joint(looks):
-    watch, run = frozen(), []
-    for tick, (shade, where) in enumerate(looks):
-        stamp = (tick + 1) * 100 * MS
-        watch.look('eye', stamp, picture(shade), np.array([where, 0.0]))
-        if run and run[0][0] != shade:
-            run = []
-        run.append((shade, stamp, where))
-        lasted = (run[-1][1] - run[0][1]) / S
-        way = max(abs(where - run[0][2]) for _, _, where in run)
-        assert (watch.fault('eye') is not None) == (lasted > 0.5 and way > 0.05)
-
+# The buffer.
 
 def test_a_stream_that_is_distrusted_is_refused_until_it_is_trusted_again():
     bench = Bench()

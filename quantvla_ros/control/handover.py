@@ -38,6 +38,8 @@ from quantvla_ros.control.splice import (
     accelerations,
     braked,
     braking_spacing,
+    led_to,
+    next_point,
     spacing,
     splice,
     standing,
@@ -168,7 +170,7 @@ class Handover:
             )
             self.motion = standing(begun)
             return points
-        instant = _next_point(old, now + round(LEAD * 1e9))
+        instant = next_point(old, now + round(LEAD * 1e9))
         state, bound = state_of(old, instant), bounds(limits, names)
         step = braking_spacing(within)
         average = smoothing.window(limits, names, accelerations(bound))
@@ -176,7 +178,7 @@ class Handover:
         place, speed = smoothing.leading(state, count * step)
         points = braked(place, speed, bound, stamp=now, instant=instant, within=within)
         points = smoothing.smoothed(points, state, count)
-        self.motion = standing(_led_to(old, points, now))
+        self.motion = standing(led_to(old, points, now))
         return self.motion.points
 
     def _astray(self, measured: Measured) -> bool:
@@ -274,7 +276,7 @@ class Handover:
         if not command.known:
             motion = replace(motion, clock=replace(motion.clock, starts=command.instant))
         elif self.motion is not None:
-            motion = replace(motion, points=_led_to(self.motion.points, motion.points, now))
+            motion = replace(motion, points=led_to(self.motion.points, motion.points, now))
         return Joined(chunk, motion, numbers, begin, consumed, self._run(command)), verdict
 
     def _run(self, command: _Command) -> int | None:
@@ -316,7 +318,7 @@ class Handover:
     def _command(self, measured: Measured, now: int) -> _Command:
         instant, motion = now + round(LEAD * 1e9), self.motion
         if motion is not None:
-            points, instant = motion.points, _next_point(motion.points, instant)
+            points, instant = motion.points, next_point(motion.points, instant)
             state = state_of(points, instant)
             off = np.where(self._grippers, 0.0, np.abs(state.position - measured.position)).max()
             # An arm that was moved while it stood is not pulled back.
@@ -371,31 +373,6 @@ class Handover:
             Reason.START_JUMP, name, int(gone / path.period), float(jump[column]), tolerance,
             self._contract.limits[name].unit,
         )
-
-
-def _next_point(points: Trajectory, instant: int) -> int:
-    """In ns, when the next point is reached; `instant` where none is left.
-
-    Motions are left at their points: between two a controller's cubic is the motion itself.
-    """
-    left = np.flatnonzero(points.times >= (instant - points.stamp) * 1e-9 - 1e-9)
-    return points.stamp + round(float(points.times[left[0]]) * 1e9) if left.size else instant
-
-
-def _led_to(old: Trajectory, new: Trajectory, now: int) -> Trajectory:
-    """The new points, and before them those that the old motion still passes.
-
-    Without them a controller would go to the first new point by a cubic of its own.
-    """
-    shift = (old.stamp - new.stamp) * 1e-9
-    times = old.times + shift
-    passed = (times > (now - new.stamp) * 1e-9 + 1e-6) & (times < new.times[0] - 1e-6)
-    return replace(
-        new,
-        times=np.concatenate([times[passed], new.times]),
-        positions=np.concatenate([old.positions[passed], new.positions]),
-        velocities=np.concatenate([old.velocities[passed], new.velocities]),
-    )
 
 
 def _ensemble(schedule: Schedule) -> Ensemble:

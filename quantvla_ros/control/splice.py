@@ -20,7 +20,7 @@ not, and is the guard's to judge. Knows arrays and times; knows nothing of chunk
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -336,3 +336,28 @@ def _pace(times: np.ndarray, even: float, way: float) -> np.ndarray:
     """What the path's clock runs at after `times` s: 1, then down to 0."""
     past = np.clip(times - even, 0.0, 2.0 * way)
     return 1.0 - past / (2.0 * max(way, 1e-9))
+
+
+def next_point(points: Trajectory, instant: int) -> int:
+    """In ns, when the next point is reached; `instant` where none is left.
+
+    Motions are left at their points: between two a controller's cubic is the motion itself.
+    """
+    left = np.flatnonzero(points.times >= (instant - points.stamp) * 1e-9 - 1e-9)
+    return points.stamp + round(float(points.times[left[0]]) * 1e9) if left.size else instant
+
+
+def led_to(old: Trajectory, new: Trajectory, now: int) -> Trajectory:
+    """The new points, and before them those that the old motion still passes.
+
+    Without them a controller would go to the first new point by a cubic of its own.
+    """
+    shift = (old.stamp - new.stamp) * 1e-9
+    times = old.times + shift
+    passed = (times > (now - new.stamp) * 1e-9 + 1e-6) & (times < new.times[0] - 1e-6)
+    return replace(
+        new,
+        times=np.concatenate([times[passed], new.times]),
+        positions=np.concatenate([old.positions[passed], new.positions]),
+        velocities=np.concatenate([old.velocities[passed], new.velocities]),
+    )

@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 from rclpy.duration import Infinite
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import LivelinessPolicy, QoSCompatibility, QoSProfile, qos_check_compatible
 
-from quantvla_ros.contract.load import JOINT_STREAM, LANGUAGE_STREAM
+from quantvla_ros.contract.load import LANGUAGE_STREAM
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.control.watchdogs import (
     JUMP,
@@ -29,7 +28,6 @@ from quantvla_ros.control.watchdogs import (
     Watchdog,
     whose_clock,
 )
-from quantvla_ros.errors import ObservationError
 from quantvla_ros.nodes.controller_state import ControllerState
 from quantvla_ros.nodes.inference import InferenceThread
 from quantvla_ros.nodes.inputs import Input, Inputs
@@ -37,8 +35,7 @@ from quantvla_ros.nodes.output import COMMAND_QOS
 from quantvla_ros.nodes.outputs import Commands
 from quantvla_ros.nodes.supervisor import Supervisor
 from quantvla_ros.observation.buffer import TIME_JUMP_NS, ObservationBuffer
-from quantvla_ros.observation.frozen import FrozenPictures
-from quantvla_ros.observation.state import joint_positions
+from quantvla_ros.observation.frozen import FrozenCameras
 from quantvla_ros.observation.types import Fault, Reason
 
 _LOOK = 0.1  # s between two looks at what need not be seen at once
@@ -86,21 +83,13 @@ class Watchdogs:
     def __init__(self, node: LifecycleNode, watched: Watched) -> None:
         self._node, self._at = node, watched
         simulated = bool(node.get_parameter('use_sim_time').value)
-        limits = watched.contract.limits
-        self._frozen = FrozenPictures(
-            watched.contract.freshness,
-            [
-                name in limits and limits[name].continuous
-                for name in watched.contract.joint_states.joints
-            ],
-        )
+        self._frozen = FrozenCameras(watched.contract, watched.buffer)
         self._clock = ClockWatch(Timeouts.clock, simulated)
         self._controller = ControllerWatch(Timeouts.controller)
         self._timeouts = Timeouts()
         self._changes = Changes()
         self._mismatched: dict[str, int] = {}
         self._heard: tuple[str, ...] = ()
-        self._seen: dict[str, int] = {}
         self._next_look = self._next_graph = 0.0
         self._jumped = 0.0
         self._state = ControllerState(node, watched.commands.name)
@@ -132,7 +121,7 @@ class Watchdogs:
             self._frozen.forget()
         if jump > 0.0:
             self._at.supervisor.clock_jumped(jump)
-        self._pictures()
+        self._frozen.look_at_all()
         seconds = steady / _S
         if seconds < self._next_look:
             return
@@ -154,37 +143,6 @@ class Watchdogs:
             else:
                 self._node.get_logger().warning(reading.line)
         self._jumped = 0.0
-
-    def _pictures(self) -> None:
-        """Compare each new picture with the one before."""
-        faults: list[Fault] = []
-        for camera in self._at.contract.cameras:
-            latest = self._at.buffer.latest(camera.name)
-            if latest is not None and self._seen.get(camera.name) != latest.stamp:
-                self._seen[camera.name] = latest.stamp
-                self._frozen.look(
-                    camera.name, latest.stamp, latest.message.data,
-                    self._positions(latest.stamp),
-                )
-            fault = self._frozen.fault(camera.name)
-            if fault is not None:
-                faults.append(fault)
-        self._at.buffer.distrust(faults)
-
-    def _positions(self, stamp: int) -> np.ndarray | None:
-        """[joints] rad or m, where the arm was about `stamp` ns; None where that is not known.
-
-        Joints that went silent while the arm moved on would make a picture of the arm at rest one
-        during which it moved, as soon as they are back.
-        """
-        latest = self._at.buffer.latest(JOINT_STREAM)
-        limit = self._at.buffer.limit(JOINT_STREAM)
-        if latest is None or abs(stamp - latest.stamp) > limit * _S:
-            return None
-        try:
-            return joint_positions(latest.message, self._at.contract.joint_states.joints)
-        except ObservationError:  # the buffer names it
-            return None
 
     def _obstruct(self) -> None:
         """Tell the supervisor what forbids motion."""

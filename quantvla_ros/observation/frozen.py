@@ -4,7 +4,8 @@
 
 A sensor's noise makes no two pictures alike, but a simulator's may be alike while nothing moves. So
 the same bytes for a while are held against a camera only where the arm moved meanwhile: while it
-stands, an old picture does no harm. Knows bytes, stamps and joint positions; knows nothing of ROS.
+stands, an old picture does no harm. Knows bytes, stamps and joint positions, and the buffer that
+they come into; knows nothing of ROS.
 """
 from __future__ import annotations
 
@@ -14,7 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from quantvla_ros.contract.types import Freshness
+from quantvla_ros.contract.load import JOINT_STREAM
+from quantvla_ros.contract.types import Contract, Freshness
+from quantvla_ros.errors import ObservationError
+from quantvla_ros.observation.buffer import ObservationBuffer
+from quantvla_ros.observation.state import joint_positions
 from quantvla_ros.observation.types import Fault, Reason
 
 _S = 1_000_000_000  # ns
@@ -93,6 +98,54 @@ class FrozenPictures:
     def forget(self) -> None:
         """Begin anew, as after a jump of the clock."""
         self._kept.clear()
+
+
+class FrozenCameras(FrozenPictures):
+    """The same for all cameras of a contract, whose pictures and joints come into a buffer.
+
+    Args:
+        contract: which cameras, which joints, and the limits.
+        buffer: told of those that are not to be trusted.
+    """
+
+    def __init__(self, contract: Contract, buffer: ObservationBuffer) -> None:
+        joints, limits = contract.joint_states.joints, contract.limits
+        super().__init__(
+            contract.freshness, [name in limits and limits[name].continuous for name in joints]
+        )
+        self._cameras = [camera.name for camera in contract.cameras]
+        self._joints, self._buffer = joints, buffer
+        self._seen: dict[str, int] = {}
+
+    def look_at_all(self) -> None:
+        """Compare each new picture with the one before; to be called many times a second."""
+        faults: list[Fault] = []
+        for camera in self._cameras:
+            latest = self._buffer.latest(camera)
+            if latest is not None and self._seen.get(camera) != latest.stamp:
+                self._seen[camera] = latest.stamp
+                self.look(
+                    camera, latest.stamp, latest.message.data, self._positions(latest.stamp)
+                )
+            fault = self.fault(camera)
+            if fault is not None:
+                faults.append(fault)
+        self._buffer.distrust(faults)
+
+    def _positions(self, stamp: int) -> np.ndarray | None:
+        """[joints] rad or m, where the arm was about `stamp` ns; None where that is not known.
+
+        Joints that went silent while the arm moved on would make a picture of the arm at rest one
+        during which it moved, as soon as they are back.
+        """
+        latest = self._buffer.latest(JOINT_STREAM)
+        limit = self._buffer.limit(JOINT_STREAM)
+        if latest is None or abs(stamp - latest.stamp) > limit * _S:
+            return None
+        try:
+            return joint_positions(latest.message, self._joints)
+        except ObservationError:  # the buffer names it
+            return None
 
 
 def _alike(one: Any, other: Any) -> bool:
