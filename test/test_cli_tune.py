@@ -235,7 +235,7 @@ def test_every_product_gets_its_entry(measured):
     status, entries = measured('--precision', 'bf16,w8a8,w4a8')
     assert status == 0
     expected = {
-        one.of(p)
+        one.of(p, GPU.capability)
         for one in products(PI05Config(), Workload(3, 48)) for p in ('bf16', 'w8a8', 'w4a8')
     } | {one.attention for one in attentions(PI05Config(), Workload(3, 48))}  # fmt: skip
     assert set(entries) == expected

@@ -73,6 +73,24 @@ whole, two = AttentionTile(16, 16, 1, 4, 2), AttentionTile(16, 16, 2, 4, 2)
 for tile in (None, whole, two, AttentionTile(16, 16, 2, 4, 2, after=True)):
     q, k, v = inputs(3 * 25, 3 * 25, 2, 2, 72, torch.float32)
     check(q, k, v, tile, scale=0.1, segment=25)
+# blocks that every row sees come first, fetched in either way; splits may have none
+for number, (rows, total, heads, kv_heads, size) in enumerate(
+    [(50, 50, 4, 2, 64), (40, 70, 2, 1, 16), (33, 65, 3, 1, 72), (5, 31, 2, 1, 128)]
+):
+    dtype = (torch.float32, torch.bfloat16)[number % 2]
+    for splits in (1, 3):
+        for described in (False, True):
+            tile = AttentionTile(32, 16, splits, 4, 2, splits > 1, True, described)
+            q, k, v = inputs(rows, total, heads, kv_heads, size, dtype)
+            check(q, k, v, tile, scale=size**-0.5)
+            check(q, k, v, tile, scale=size**-0.5, causal=True)
+            check(q, k, v, tile, scale=size**-0.5, own=min(rows, total))
+            k[total - 9 :], v[total - 9 :] = float('nan'), float('nan')
+            count = torch.full((1,), total - 9, dtype=torch.int32)
+            check(q, k, v, tile, scale=size**-0.5, count=count)
+            if rows == 50:
+                q, k, v = inputs(3 * rows, 3 * rows, heads, heads, size, dtype)
+                check(q, k, v, tile, scale=size**-0.5, segment=rows)
 # logits so large that a softmax is one key, and a sum without its largest would overflow
 q, k, v = inputs(20, 45, 2, 1, 64, torch.float32, spread=40.0)
 check(q, k, v, AttentionTile(16, 16, 1, 4, 2), scale=1.0)
@@ -113,8 +131,11 @@ print('done')
 '''
 
 FAULTS = '''
-for splits, after in ((1, False), (3, False), (3, True)):
-    tile = AttentionTile(16, 16, splits, 4, 2, after)
+for splits, after, whole, described in (
+    (1, False, False, False), (3, False, False, False), (3, True, False, False),
+    (1, False, True, False), (3, False, True, True),
+):
+    tile = AttentionTile(16, 16, splits, 4, 2, after, whole, described)
     q, k, v = inputs(6, 40, 4, 2, 64, torch.float32)
     clean = triton_attention.attention(q, k, v, scale=0.1, tile=tile).unflatten(1, (4, 64))
     for poison in (float('nan'), float('inf')):
@@ -135,7 +156,7 @@ for splits, after in ((1, False), (3, False), (3, True)):
 
 def refused(message, *arguments, **options):
     try:
-        triton_attention.attention(*arguments, scale=1.0, **options)
+        triton_attention.attention(*arguments, **{'scale': 1.0, **options})
     except BackendError as error:
         assert message in str(error), error
     else:
@@ -151,6 +172,7 @@ refused('int32', q, k, v, count=torch.tensor(3))
 refused('count 1 to 40', q, k, v, count=41)
 refused('count 1 to 40', q, k, v, count=0)
 refused('segments of 6', q, k, v, segment=6)
+refused('above 0', q, k, v, scale=-0.5)
 refused('found both', q, k, v, own=6, causal=True)
 refused('contiguous', q, k, v, out=torch.empty(6, 255))
 print('done')

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 MOST_SPLITS = 16
 COUNTERS = 4096  # tiles of rows whose splits one launch may join
@@ -72,6 +73,9 @@ class AttentionTile:
         splits: programs that share the keys of a tile.
         warps, stages: of a program, and of its pipeline.
         after: a kernel of its own joins the splits, not the last program of a tile.
+        whole: blocks of keys that every row sees come first, without masks.
+        described: those are fetched by descriptors (TMA, compute capability 9.0 and later), where
+            the heads allow it.
     """
 
     rows: int
@@ -80,10 +84,14 @@ class AttentionTile:
     warps: int
     stages: int
     after: bool = False
+    whole: bool = False
+    described: bool = False
 
     def shared(self, width: int, element: int) -> int:
         """The most bytes of shared memory, with heads of `width` columns of `element` bytes."""
-        return (self.rows + 2 * self.stages * self.keys) * width * element + _BARRIERS
+        pipeline = (self.rows + 2 * self.stages * self.keys) * width * element
+        # Sums that are left to be joined are turned on their way out.
+        return max(pipeline, 4 * self.rows * width if self.splits > 1 else 0) + _BARRIERS
 
 
 def head_parts(size: int) -> tuple[int, int]:
@@ -192,16 +200,17 @@ class Exclusion:
     covers: Callable[[AttentionTile, Attention, tuple[int, int]], bool]
 
 
-def _sums(tile: AttentionTile, shape: Attention) -> int:
-    """That a thread keeps in registers, of the 255 that it has."""
-    return tile.rows * sum(head_parts(shape.size)) // (32 * tile.warps)
+def _held(tile: AttentionTile, shape: Attention) -> int:
+    """Sums and logits that a thread keeps in registers, of the 255 that it has."""
+    return tile.rows * (sum(head_parts(shape.size)) + tile.keys) // (32 * tile.warps)
 
 
+# Found by compiling ahead of time (test_kernels_aot_attention.py).
 EXCLUDED: tuple[Exclusion, ...] = (
     Exclusion(
-        'more than 128 sums a thread',
-        'the logits of a block and the addresses are beside them in its 255 registers',
-        lambda tile, shape, capability: _sums(tile, shape) > 128,
+        'more than 160 sums and logits a thread',
+        'weights and addresses are beside them',
+        lambda tile, shape, capability: _held(tile, shape) > 160,
     ),
 )
 
@@ -213,11 +222,12 @@ def exclusion(
     return next((one for one in EXCLUDED if one.covers(tile, shape, capability)), None)
 
 
-# Rows and keys of a block, warps; what is worth a measurement.
-_BLOCKS = (
-    (64, 64, 4), (128, 64, 8), (64, 32, 4), (32, 64, 4), (64, 128, 4), (128, 128, 8), (128, 32, 8),
-    (16, 64, 4), (64, 64, 8), (128, 64, 4), (32, 32, 4),
+# Worth a measurement: rows and keys of a block, and warps. For many rows, and for few.
+_MANY = (
+    (64, 64, 4), (128, 64, 8), (64, 32, 4), (64, 128, 4), (128, 128, 8), (64, 64, 8), (128, 32, 8),
+    (128, 64, 4), (32, 64, 4),
 )  # fmt: skip
+_FEW = ((64, 64, 4), (32, 64, 4), (16, 64, 4), (64, 32, 4), (64, 64, 8), (32, 32, 4), (64, 128, 4))
 _MOST_CANDIDATES = 24
 _LONG = 4  # blocks of keys that a program goes through, or splits
 
@@ -226,37 +236,82 @@ def candidates(
     shape: Attention, *, processors: int, shared: int, capability: tuple[int, int] = (9, 0)
 ) -> list[AttentionTile]:
     """Tiles that are worth a measurement for this attention, each once, the rule's the first."""
-    found = [
-        choose_attention_tile(
-            shape.rows, shape.keys, shape.groups, shape.size, KINDS[shape.kind],
-            processors=processors, shared=shared,
-        )
-    ]  # fmt: skip
-    for depth in (2, 3, 1):
-        for rows, keys, warps in _BLOCKS:
-            if (rows > 16 and rows >= 2 * shape.rows) or (keys > 32 and keys >= 2 * shape.keys):
-                continue
-            for splits in _splits(shape, rows, keys, processors):
-                wanted = AttentionTile(rows, keys, splits, warps, depth, splits > 1)
-                tile = fitted(wanted, shape, shared=shared, capability=capability)
-                if tile is None or tile.stages < depth:
-                    continue
-                # A pipeline deeper than there are blocks is as one of as many.
-                if depth <= max(2, -(-shape.keys // keys // splits)):
-                    found.append(tile)
+    limits: dict[str, Any] = {'shared': shared, 'capability': capability}
+    rule = choose_attention_tile(
+        shape.rows, shape.keys, shape.groups, shape.size, KINDS[shape.kind],
+        processors=processors, shared=shared,
+    )  # fmt: skip
+    wanted = [
+        replace(tile, after=tile.splits > 1 and after, **ways)
+        for stages, after, ways in _ROUNDS
+        for tile in _covers(shape, stages, processors, **limits)
+        if not ways or -(-shape.keys // tile.keys // tile.splits) >= _LONG
+    ]
+    found = [rule]
+    for tile in wanted:
+        fitting = fitted(tile, shape, **limits)
+        # What had to be made shallower, or cannot have its way, is one of the others.
+        if fitting == tile and _of_use(tile, shape, shared):
+            found.append(tile)
     return list(dict.fromkeys(found))[:_MOST_CANDIDATES]
 
 
-def _splits(shape: Attention, rows: int, keys: int, processors: int) -> list[int]:
+# What is tried first: stages, whether a kernel of its own joins splits, and ways of going through
+# the keys, which are for programs that go through many.
+_ROUNDS: tuple[tuple[int, bool, dict[str, bool]], ...] = (
+    (2, True, {'whole': True, 'described': True}),
+    (3, True, {'whole': True, 'described': True}),
+    (1, True, {'whole': True, 'described': True}),
+    (2, True, {}),
+    (3, True, {}),
+    (1, True, {}),
+    (2, True, {'whole': True}),
+    (2, False, {}),
+)
+
+
+def _covers(
+    shape: Attention, stages: int, processors: int, *, shared: int, capability: tuple[int, int]
+) -> list[AttentionTile]:
+    """Blocks and splits that suit the numbers of rows and keys."""
+    many = -(-shape.rows // 64) * shape.groups * 2 >= processors
+    # The matrix instruction of Hopper and of Blackwell's data centres takes 64 rows.
+    least = 64 if many and 9 <= capability[0] < 12 else 16
+    return [
+        replace(tile, splits=splits)
+        for rows, keys, warps in (_MANY if many else _FEW)
+        if rows >= least and (rows == 16 or rows < 2 * shape.rows)
+        if keys == 32 or keys < 2 * shape.keys
+        for tile in (AttentionTile(rows, keys, 1, warps, stages),)
+        for splits in _splits(tile, shape, processors, shared)
+    ]
+
+
+def _of_use(tile: AttentionTile, shape: Attention, shared: int) -> bool:
+    """Whether the depth of a pipeline is of any use: to what it goes through, or to others."""
+    each = -(-shape.keys // tile.keys // tile.splits)
+    if tile.stages == 1:
+        # So that another program has place beside this one.
+        deeper = replace(tile, stages=2)
+        return _two_fit(tile, shape, shared) and not _two_fit(deeper, shape, shared)
+    return tile.stages == 2 or tile.stages <= each
+
+
+def _two_fit(tile: AttentionTile, shape: Attention, shared: int) -> bool:
+    """Whether two programs have place on a multiprocessor."""
+    return 2 * tile.shared(sum(head_parts(shape.size)), KINDS[shape.kind]) <= shared
+
+
+def _splits(tile: AttentionTile, shape: Attention, processors: int, shared: int) -> list[int]:
     """Numbers of programs that share the keys, so that all programs run at once, or one."""
-    tiles = -(-shape.rows // rows) * shape.groups
-    blocks = -(-shape.keys // keys)
+    tiles = -(-shape.rows // tile.rows) * shape.groups
+    blocks = -(-shape.keys // tile.keys)
     found = {1}
     for programs in (processors // 2, processors, 2 * processors):
         most = max(1, min(MOST_SPLITS, blocks, programs // tiles))
         each = -(-blocks // most)
         # Two programs to a multiprocessor take turns: that is for long ones.
-        if programs <= processors or each >= _LONG:
+        if programs <= processors or (each >= _LONG and _two_fit(tile, shape, shared)):
             found.add(-(-blocks // each))  # none of them empty
     if max(found) >= _LONG:
         found.remove(1)  # most of the GPU would have nothing to do
@@ -268,8 +323,9 @@ def fitted(
 ) -> AttentionTile | None:
     """The same tile as this attention can take it; None: it cannot.
 
-    No split is empty, the pipeline is as deep as the shared memory allows, and so many tiles that
-    no counters are there for them are joined by a kernel of its own.
+    No split is empty, the pipeline is as deep as the shared memory allows, so many tiles that no
+    counters are there for them are joined by a kernel of its own, and descriptors are for GPUs that
+    read them and for heads of a power of two.
     """
     if exclusion(tile, shape, capability) is not None:
         return None
@@ -277,7 +333,6 @@ def fitted(
     splits = -(-blocks // -(-blocks // min(tile.splits, MOST_SPLITS)))
     tiles = -(-shape.rows // tile.rows) * shape.groups
     after = splits > 1 and (tile.after or tiles > COUNTERS)
-    return _deepest(
-        replace(tile, splits=splits, after=after), sum(head_parts(shape.size)), KINDS[shape.kind],
-        shared,
-    )  # fmt: skip
+    described = tile.described and capability >= (9, 0) and head_parts(shape.size)[0] == shape.size
+    tile = replace(tile, splits=splits, after=after, described=described)
+    return _deepest(tile, sum(head_parts(shape.size)), KINDS[shape.kind], shared)

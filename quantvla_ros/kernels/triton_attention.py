@@ -22,6 +22,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels.attention_tiles import (
@@ -55,6 +56,27 @@ def _loaded(at, columns, D: tl.constexpr, WHOLE: tl.constexpr, UPCAST: tl.conste
 
 
 @triton.jit
+def _described(descriptor, row, column, UPCAST: tl.constexpr):
+    """A block of rows of one head, fetched by the unit that reads descriptors."""
+    x = descriptor.load([row, column])
+    if UPCAST:
+        return x.to(tl.float32)
+    else:
+        return x
+
+
+@triton.jit
+def _weighed(logits, largest, total, scale):
+    """Weights of a block, what remains of the sums before it, and the new largest and total."""
+    larger = tl.maximum(largest, tl.max(logits, axis=1))
+    base = tl.where(larger == float('-inf'), 0.0, larger * scale)
+    # As one multiplication and addition; the scale is above 0, so the order of logits stays.
+    weights = tl.exp2(logits * scale - base[:, None])
+    shrunk = tl.exp2(largest * scale - base)
+    return weights, shrunk, larger, total * shrunk + tl.sum(weights, axis=1)
+
+
+@triton.jit
 def _ratio(sums, total):
     """Sums over the sum of weights; NaN where there was nothing to sum."""
     return sums / tl.where(total > 0.0, total, float('nan'))[:, None]
@@ -69,6 +91,8 @@ def attention_kernel(
     count_ptr,
     part_ptr,
     counter_ptr,
+    k_desc,
+    v_desc,
     M,
     T,
     q_stride,
@@ -87,6 +111,9 @@ def attention_kernel(
     PRECISION: tl.constexpr,
     SPLITS: tl.constexpr,
     AFTER: tl.constexpr,
+    WHOLE: tl.constexpr,
+    DESCRIBED: tl.constexpr,
+    LAST_STAGES: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     AHEAD: tl.constexpr,
@@ -97,6 +124,8 @@ def attention_kernel(
     side; out [segments M, KV GROUP D]. Of the first `count` keys, at count_ptr if COUNTED, else T.
 
     A part is SPLITS times rows of sums (WIDE + REST columns), largest logit and sum of weights.
+    Where WHOLE, blocks of keys that every row sees come first, in a loop of their own, DESCRIBED
+    by k_desc and v_desc; the few others go through LAST_STAGES.
     """
     wait(AHEAD)
     tile = tl.program_id(0)
@@ -135,7 +164,38 @@ def attention_kernel(
 
     largest = tl.full((ROWS,), float('-inf'), dtype=tl.float32)
     total = tl.zeros((ROWS,), dtype=tl.float32)
-    for block in range(start, end, KEYS):
+    whole = start
+    if WHOLE:
+        # Blocks of keys that every row sees need no masks.
+        common = end
+        if CAUSAL:
+            common = tl.minimum(end, tile * ROWS // GROUP + 1)
+        whole = start + tl.maximum(common - start, 0) // KEYS * KEYS
+        for block in range(start, whole, KEYS):
+            if DESCRIBED:
+                place = segment * T + block
+                k = tl.trans(_described(k_desc, place, head * D, UPCAST))
+                v = _described(v_desc, place, head * D, UPCAST)
+            else:
+                at = block + tl.arange(0, KEYS)
+                k_at = k_head + (at * k_stride)[None, :]
+                v_at = v_head + (at * v_stride)[:, None]
+                k = _loaded(k_at + wide[:, None], wide[:, None], D, WIDE <= D, UPCAST)
+            logits = tl.dot(q, k, input_precision=PRECISION)
+            if REST > 0:
+                k = _loaded(k_at + rest[:, None], rest[:, None], D, WIDE + REST == D, UPCAST)
+                logits = tl.dot(q_rest, k, logits, input_precision=PRECISION)
+            weights, shrunk, largest, total = _weighed(logits, largest, total, scale)
+            if not DESCRIBED:
+                v = _loaded(v_at + wide[None, :], wide[None, :], D, WIDE <= D, UPCAST)
+            weights = weights.to(v.dtype)
+            sums = tl.dot(weights, v, sums * shrunk[:, None], input_precision=PRECISION)
+            if REST > 0:
+                v = _loaded(v_at + rest[None, :], rest[None, :], D, WIDE + REST == D, UPCAST)
+                sums_rest = tl.dot(
+                    weights, v, sums_rest * shrunk[:, None], input_precision=PRECISION
+                )
+    for block in tl.range(whole, end, KEYS, num_stages=LAST_STAGES):
         key = block + tl.arange(0, KEYS)
         inside = key < end
         # Keys beyond the edge read key 0, which every row sees, and weigh nothing.
@@ -151,13 +211,8 @@ def attention_kernel(
             visible = visible & (key[None, :] <= query[:, None])
         if OWN > 0:
             visible = visible & ((key[None, :] >= OWN) | (key[None, :] <= query[:, None]))
-        logits = tl.where(visible, logits * scale, float('-inf'))
-        larger = tl.maximum(largest, tl.max(logits, axis=1))
-        base = tl.where(larger == float('-inf'), 0.0, larger)
-        weights = tl.exp2(logits - base[:, None])
-        shrunk = tl.exp2(largest - base)
-        largest = larger
-        total = total * shrunk + tl.sum(weights, axis=1)
+        logits = tl.where(visible, logits, float('-inf'))
+        weights, shrunk, largest, total = _weighed(logits, largest, total, scale)
         v_at = v_head + (at * v_stride)[:, None]
         v = _loaded(v_at + wide[None, :], wide[None, :], D, WIDE <= D, UPCAST)
         weights = weights.to(v.dtype)
@@ -179,8 +234,8 @@ def attention_kernel(
             tl.store(out_at + rest[None, :], _ratio(sums_rest, total).to(kind), mask=mask)
     else:
         tiles = tl.num_programs(0) * tl.num_programs(1)
-        place = group * tl.num_programs(0) + tile
-        part = part_ptr + place * ROWS * (WIDE + REST + 2)
+        corner = group * tl.num_programs(0) + tile
+        part = part_ptr + corner * ROWS * (WIDE + REST + 2)
         stride = tiles * ROWS * (WIDE + REST + 2)
         lanes = tl.arange(0, ROWS)
         mine = part + split * stride
@@ -190,14 +245,14 @@ def attention_kernel(
         if REST > 0:
             rest_at = ROWS * WIDE + lanes[:, None] * REST + tl.arange(0, REST)[None, :]
             tl.store(mine + rest_at, sums_rest)
-        tl.store(mine + heads, largest)
+        tl.store(mine + heads, largest * scale)
         tl.store(mine + heads + ROWS, total)
         if not AFTER:
             # All threads have written before one of them says so.
             tl.debug_barrier()
-            before = tl.atomic_add(counter_ptr + place, 1, sem='acq_rel')
+            before = tl.atomic_add(counter_ptr + corner, 1, sem='acq_rel')
             if before == SPLITS - 1:
-                tl.store(counter_ptr + place, 0)
+                tl.store(counter_ptr + corner, 0)
                 largest = tl.full((ROWS,), float('-inf'), dtype=tl.float32)
                 for other in tl.static_range(SPLITS):
                     found = tl.load(part + other * stride + heads, cache_modifier='.cg')
@@ -299,11 +354,11 @@ def attention(
             heads side by side.
         tile: instead of the chosen one (for tuning).
     Raises:
-        BackendError: shapes, strides or dtypes that do not fit.
+        BackendError: shapes, strides or dtypes that do not fit, or a scale that is not above 0.
     """
     rows, heads, size = queries.shape
     total, kv_heads = keys.shape[:2]
-    _check(queries, keys, values, count, causal, own, segment, out)
+    _check(queries, keys, values, count, causal, own, scale, segment, out)
     segments = 1
     if segment is not None:
         segments, rows, total = rows // segment, segment, segment
@@ -321,6 +376,8 @@ def attention(
     shape = Attention(kind, rows, total, heads, kv_heads, size, segments, causal)
     tile = tile or _tile_on(shape, device)
     wide, rest = head_parts(size)
+    whole = tile.whole and not own  # of its own keys no query sees all
+    described = whole and tile.described and _can_be_described(keys, values)
     tiles = triton.cdiv(rows * group, tile.rows)
     part, counting = queries, queries
     if tile.splits > 1:
@@ -345,6 +402,8 @@ def attention(
             count if counted else queries,
             part,
             counting,
+            _blocks(keys, tile.keys) if described else None,
+            _blocks(values, tile.keys) if described else None,
             rows,
             total,
             queries.stride(0),
@@ -364,6 +423,9 @@ def attention(
             PRECISION='tf32x3' if element == 4 else 'tf32',
             SPLITS=tile.splits,
             AFTER=tile.after,
+            WHOLE=whole,
+            DESCRIBED=described,
+            LAST_STAGES=1 if whole else None,
             ROWS=tile.rows,
             KEYS=tile.keys,
             num_warps=tile.warps,
@@ -390,6 +452,25 @@ def attention(
     return out
 
 
+def _can_be_described(keys: Tensor, values: Tensor) -> bool:
+    """Whether the unit that reads descriptors can: of the GPU, and by where the rows lie."""
+    size, device = keys.shape[2], keys.device
+    if device.type == 'cuda' and gpu_of(device).capability < (9, 0):
+        return False
+    if size & (size - 1) or size < 16:
+        return False
+    return all(
+        t.data_ptr() % 16 == 0 and t.stride(0) * t.element_size() % 16 == 0
+        for t in (keys, values)
+    )
+
+
+def _blocks(x: Tensor, rows: int) -> TensorDescriptor:
+    """Blocks of rows of one head."""
+    total, heads, size = x.shape
+    return TensorDescriptor(x, [total, heads * size], [x.stride(0), 1], [rows, size])
+
+
 def _check(
     queries: Tensor,
     keys: Tensor,
@@ -397,6 +478,7 @@ def _check(
     count: int | Tensor | None,
     causal: bool,
     own: int,
+    scale: float,
     segment: int | None,
     out: Tensor | None,
 ) -> None:
@@ -426,6 +508,8 @@ def _check(
         )
     if isinstance(count, int) and not 0 < count <= total:
         raise BackendError(f'attention: expected count 1 to {total}, found {count}')
+    if not scale > 0:
+        raise BackendError(f'attention: expected a scale above 0, found {scale}')
     if own and causal:
         raise BackendError('attention: expected causal or keys of its own, found both')
     limited = count is not None or causal or own
