@@ -256,19 +256,23 @@ if ! matches "$stamp_build" "$build"; then
 fi
 
 # What control_msgs and moveit_msgs are needed for is tested with interfaces of the same names and
-# fields where they are not installed.
-if [ $with_tests = yes ] &&
-  ! (enter && "$venv/bin/python" -c 'import control_msgs, moveit_msgs') >/dev/null 2>&1; then
+# fields where they are not installed; those of before they were would hide them.
+if [ $with_tests = yes ]; then
+  absent=$(
+    enter && "$venv/bin/python" "$scripts/lookalikes.py" build/lookalikes control_msgs moveit_msgs
+  )
   interfaces=$({
-    echo "$base"
+    echo "$base $absent"
     cd "$root/test/ros/interfaces"
     find . -type f | LC_ALL=C sort | xargs cat
   } | digest)
-  if ! matches "$stamp_interfaces" "$interfaces"; then
-    say 'interfaces that tests need (colcon build)'
+  if [ ! -d "$root/build/lookalikes" ]; then rm -f "$stamp_interfaces"; fi
+  if [ -n "$absent" ] && ! matches "$stamp_interfaces" "$interfaces"; then
+    say "interfaces that tests need: $absent (colcon build)"
     colcon_log=(--log-base "$root/build/lookalikes/log")
-    colcon_build --base-paths test/ros/interfaces --build-base build/lookalikes/build \
-      --install-base build/lookalikes/install
+    # shellcheck disable=SC2086
+    colcon_build --base-paths test/ros/interfaces --packages-select $absent \
+      --build-base build/lookalikes/build --install-base build/lookalikes/install
     echo "$interfaces" >"$stamp_interfaces"
   fi
 fi

@@ -122,6 +122,51 @@ def test_the_build_folders_of_the_wheels_become_those_of_the_environment(tmp_pat
     assert fix_wheel_paths.fix(tmp_path, '/usr/include/python3.12', r'/n\1/include') == 0
 
 
+def run_lookalikes(folder: Path, *, path: list[Path]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / 'scripts/lookalikes.py', folder, 'arm_msgs', 'hand_msgs'],
+        env={'PYTHONPATH': os.pathsep.join(map(str, path))},
+        capture_output=True, text=True, check=True,
+    )
+
+
+def message_package(folder: Path, name: str) -> None:
+    (folder / name / 'msg').mkdir(parents=True)
+    (folder / name / 'msg/__init__.py').touch()
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path) -> Path:
+    """What colcon leaves of two packages, which `path_of` puts on the path."""
+    for name in ('arm_msgs', 'hand_msgs'):
+        message_package(path_of(tmp_path / 'lookalikes', name), name)
+        (tmp_path / 'lookalikes/install' / name / 'share').mkdir()
+    return tmp_path / 'lookalikes'
+
+
+def path_of(folder: Path, name: str) -> Path:
+    return folder / 'install' / name / 'lib/site-packages'
+
+
+def test_stand_ins_on_the_path_do_not_count_as_installed(tmp_path, stand_ins):
+    path = [path_of(stand_ins, 'arm_msgs'), path_of(stand_ins, 'hand_msgs')]
+    found = run_lookalikes(stand_ins, path=path)
+    assert (found.stdout, found.stderr) == ('arm_msgs hand_msgs\n', '')
+    assert stand_ins.exists()
+    assert run_lookalikes(tmp_path / 'none', path=[]).stdout == 'arm_msgs hand_msgs\n'
+
+
+def test_a_package_that_was_installed_since_is_hidden_by_no_stand_in(tmp_path, stand_ins):
+    real = tmp_path / 'opt'
+    message_package(real, 'arm_msgs')
+    path = [path_of(stand_ins, 'arm_msgs'), path_of(stand_ins, 'hand_msgs'), real]
+    found = run_lookalikes(stand_ins, path=path)
+    assert found.stdout == 'hand_msgs\n' and 'removed, arm_msgs is installed' in found.stderr
+    assert not stand_ins.exists()  # the other one is built anew
+    message_package(real, 'hand_msgs')
+    assert run_lookalikes(stand_ins, path=path).stdout == '\n'
+
+
 def junit(folder: Path, stage: str, tests: int, failures: int, skipped: int) -> None:
     (folder / f'{stage}.xml').write_text(
         f'<testsuites><testsuite tests="{tests}" failures="{failures}" errors="0" '
