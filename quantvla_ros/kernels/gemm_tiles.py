@@ -211,15 +211,10 @@ _MANY = (
 
 
 _MANY_BULK = (
-    (256, 128, 128, 8, 4),
-    (128, 128, 128, 4, 3),
+    (128, 128, 128, 4, 4),
     (128, 128, 256, 4, 3),
-    (128, 256, 256, 8, 2),
-    (64, 256, 128, 8, 4),
-    (64, 128, 128, 4, 6),
     (64, 128, 256, 4, 4),
     (64, 64, 256, 4, 4),
-    (128, 64, 128, 4, 4),
 )
 
 
@@ -271,7 +266,8 @@ def candidates(
     shapes += [(numbers, bulk) for numbers in more]
     seen = set()
     for numbers, bulk in shapes:
-        for left in (False, True):
+        # Which operand is the left one was seen to matter in bulk for the widest tiles alone.
+        for left in (False, True) if not bulk or numbers[1] == 256 else (False,):
             for split in (1, 2, 4, 8, 16):
                 tile = replace(_of(product.kind, *numbers), split=split, left=left, bulk=bulk)
                 fitting = fitted(tile, product, shared=shared, capability=capability)
