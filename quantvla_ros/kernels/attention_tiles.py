@@ -212,6 +212,31 @@ EXCLUDED: tuple[Exclusion, ...] = (
         'weights and addresses are beside them',
         lambda tile, shape, capability: _held(tile, shape) > 160,
     ),
+    Exclusion(
+        'two loops over large blocks, without wgmma',
+        'a matrix instruction of a warp takes both operands from registers, and the second loop '
+        'loads through them too',
+        lambda tile, shape, capability: (
+            tile.whole
+            and capability[0] not in (9, 10, 11)
+            and (_held(tile, shape) >= 96 or tile.rows * shape.size > 32 * 256)
+        ),
+    ),
+    Exclusion(
+        'splits of 144 sums and logits a thread joined by the last program',
+        'the sums of another program are beside its own',
+        lambda tile, shape, capability: (
+            tile.splits > 1 and not tile.after and _held(tile, shape) >= 144
+        ),
+    ),
+    Exclusion(
+        '160 sums and logits a thread and no split, before Hopper',
+        'a matrix instruction of a warp takes both operands from registers, and the result is '
+        'made before it is stored',
+        lambda tile, shape, capability: (
+            tile.splits == 1 and capability[0] == 8 and _held(tile, shape) >= 160
+        ),
+    ),
 )
 
 
