@@ -3,26 +3,23 @@
 """Small random GR00T N1.5 networks in every format, inputs, and what a network makes of them."""
 import functools
 
+import engine_samples
 import groot_samples
 import torch
-from engine_samples import recipe
 
 from quantvla_ros.engine.groot import GrootForward
 from quantvla_ros.models import export, groot_export
-from quantvla_ros.models.architectures import architecture_of, build_network
+from quantvla_ros.models.architectures import build_network
 from quantvla_ros.models.groot_n15 import GrootConfig, GrootInputs, GrootN15
 from quantvla_ros.models.network import act
-from quantvla_ros.quantization.formats import replace_layer, scale_steps
-from quantvla_ros.quantization.quantize import quantize_linear
 
 ROBOT = 24
-CONSTANTS = ('count', 'order', '_euler', '_cos', '_sin', '_first')  # of a forward pass
 
 
 @functools.cache
 def network(kind: str) -> GrootN15:
     """Of 'float' or a recipe of `engine_samples`; shared, not to be changed."""
-    return _quantized(groot_samples.tiny_network(), kind)
+    return engine_samples.quantized(groot_samples.tiny_network(), kind, _readers)
 
 
 def wide_network(kind: str) -> GrootN15:
@@ -39,45 +36,24 @@ def wide_network(kind: str) -> GrootN15:
     )
     model = build_network(config)
     model.load_state_dict(dict(export.random_weights(config, 0)))
-    return _quantized(model.eval().requires_grad_(False), kind)
+    return engine_samples.quantized(model.eval().requires_grad_(False), kind, _readers)
 
 
-def _quantized(model: GrootN15, kind: str) -> GrootN15:
-    if kind == 'float':
-        return model
-    chosen, places = recipe(kind), model.linear_places()
-    for name in chosen.layout.select(model):
-        layout = chosen.layer_format(places[name])
-        steps = scale_steps(places[name], layout, model.denoising_steps)
-        linear, step = model.get_submodule(name), model.denoising_step
-        layer, _ = quantize_linear(linear, layout, chosen.weights, step, steps=steps)
-        replace_layer(model, name, layer)
-        if layer.input_scale is not None:
-            # They differ by step and are alike for the layers that read one tensor.
-            readers = name.rpartition('.')[0] if '.to_' in name or 'proj' in name else name
-            if linear.in_features == model.config.language.width and '.to_' in name:
-                readers = 'features'
-            generator = torch.Generator().manual_seed(sum(readers.encode()))
-            size = layer.input_scale.shape
-            layer.input_scale = torch.rand(size, generator=generator) * 0.02 + 0.01
-    return model
+def _readers(name: str, linear: torch.nn.Linear) -> str:
+    reads_features = linear.in_features == network('float').config.language.width
+    if reads_features and '.to_' in name:
+        return 'features'
+    return name.rpartition('.')[0] if '.to_' in name or 'proj' in name else name
 
 
 def narrowed(model: GrootN15) -> GrootN15:
-    """A network whose weights are bfloat16, but for those that `load_model` leaves."""
-    model.to(torch.bfloat16)
-    wide = architecture_of(groot_samples.tiny_config()).float32_modules
-    for name, module in model.named_modules():
-        if name.startswith(wide):
-            module.float()
-    return model
+    """As `engine_samples.narrowed`."""
+    return engine_samples.narrowed(model, groot_samples.tiny_config())
 
 
 def spoil(forward: GrootForward) -> None:
-    """Leave nothing in a forward pass that it must not read."""
-    for name, tensor in vars(forward).items():
-        if isinstance(tensor, torch.Tensor) and name not in CONSTANTS:
-            tensor.fill_(torch.nan)
+    """As `engine_samples.spoil`."""
+    engine_samples.spoil(forward, ('_euler', '_cos', '_sin', '_first'))
     for tensor in (*forward._context, forward._first[0], forward._first[-len(forward.noise) :]):
         tensor.fill_(torch.nan)
 

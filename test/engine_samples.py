@@ -3,17 +3,20 @@
 """Small random pi0.5 networks in every format, inputs, and what a network itself makes of them."""
 import functools
 import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import quantization_samples
 import torch
 import yaml
 
 from quantvla_ros.models import load_model
+from quantvla_ros.models.architectures import architecture_of
+from quantvla_ros.models.checkpoint import read_config
 from quantvla_ros.models.network import act
 from quantvla_ros.models.pi05 import PI05, ModelInputs
 from quantvla_ros.quantization.formats import replace_layer, scale_steps
-from quantvla_ros.quantization.linear import QuantizedLinear
 from quantvla_ros.quantization.quantize import quantize_linear
 from quantvla_ros.quantization.recipe_file import load_recipe, parse_recipe
 
@@ -62,7 +65,16 @@ def checkpoint() -> Path:
 @functools.cache
 def network(kind: str) -> PI05:
     """Of 'float' or a recipe; shared, not to be changed."""
-    model = load_model(checkpoint())
+    return quantized(load_model(checkpoint()), kind, _readers)
+
+
+def quantized(model, kind: str, readers):
+    """A network with the layers of a recipe in integers; 'float': as it is.
+
+    Args:
+        readers: (path, layer) to a name that is the same for all layers that read one tensor.
+            Static scales differ by step and by this name.
+    """
     if kind == 'float':
         return model
     chosen, places = recipe(kind), model.linear_places()
@@ -72,18 +84,41 @@ def network(kind: str) -> PI05:
         linear, step = model.get_submodule(name), model.denoising_step
         layer, _ = quantize_linear(linear, layout, chosen.weights, step, steps=steps)
         replace_layer(model, name, layer)
-        _set_scales(layer, name)
+        if layer.input_scale is not None:
+            generator = torch.Generator().manual_seed(sum(readers(name, linear).encode()))
+            size = layer.input_scale.shape
+            layer.input_scale = torch.rand(size, generator=generator) * 0.02 + 0.01
     return model
 
 
-def _set_scales(layer: QuantizedLinear, name: str) -> None:
-    """Static scales that differ by step, alike for the layers that read one tensor."""
-    if layer.input_scale is not None:
-        readers = name.rpartition('.')[0] if name.endswith(('q_proj', 'k_proj', 'v_proj')) else name
-        readers = readers.replace('gate_proj', 'up_proj')
-        generator = torch.Generator().manual_seed(sum(readers.encode()))
-        size = layer.input_scale.shape
-        layer.input_scale = torch.rand(size, generator=generator) * 0.02 + 0.01
+def _readers(name: str, linear: torch.nn.Linear) -> str:
+    readers = name.rpartition('.')[0] if name.endswith(('q_proj', 'k_proj', 'v_proj')) else name
+    return readers.replace('gate_proj', 'up_proj')
+
+
+def narrowed(model, config: Mapping[str, Any] | None = None):
+    """A network whose weights are bfloat16, but for those that `load_model` leaves.
+
+    Args:
+        config: config.json of its architecture; None: of these samples.
+    """
+    model.to(torch.bfloat16)
+    wide = architecture_of(read_config(checkpoint()) if config is None else config).float32_modules
+    for name, module in model.named_modules():
+        if name.startswith(wide):
+            module.float()
+    return model
+
+
+def spoil(forward, kept: Collection[str] = ('_euler', '_cos', '_sin', '_largest')) -> None:
+    """Leave no number in a forward pass that it must not read.
+
+    Args:
+        kept: names of what no inference writes.
+    """
+    for name, tensor in vars(forward).items():
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and name not in kept:
+            tensor.fill_(torch.nan)
 
 
 def inputs(views: int, tokens: int, seed: int = 0):

@@ -3,48 +3,36 @@
 """Small random SmolVLA networks in every format, inputs, and what a network makes of them."""
 import functools
 
+import engine_samples
 import smolvla_samples
 import torch
-from engine_samples import recipe
 
-from quantvla_ros.models.architectures import architecture_of
+from quantvla_ros.engine.smolvla import SmolVLAForward
 from quantvla_ros.models.network import act
 from quantvla_ros.models.smolvla import SmolVLA, SmolVLAInputs
-from quantvla_ros.quantization.formats import replace_layer, scale_steps
-from quantvla_ros.quantization.quantize import quantize_linear
 
 
 @functools.cache
 def network(kind: str) -> SmolVLA:
     """Of 'float' or a recipe of `engine_samples`; shared, not to be changed."""
-    model = smolvla_samples.tiny_network()
-    if kind == 'float':
-        return model
-    chosen, places = recipe(kind), model.linear_places()
-    for name in chosen.layout.select(model):
-        layout = chosen.layer_format(places[name])
-        steps = scale_steps(places[name], layout, model.denoising_steps)
-        linear, step = model.get_submodule(name), model.denoising_step
-        layer, _ = quantize_linear(linear, layout, chosen.weights, step, steps=steps)
-        replace_layer(model, name, layer)
-        if layer.input_scale is not None:
-            # They differ by step and are alike for the layers that read one tensor.
-            readers = name.rpartition('.')[0] if name.endswith(('q_proj', 'up_proj')) else name
-            readers = readers.removesuffix('.k_proj').removesuffix('.v_proj')
-            generator = torch.Generator().manual_seed(sum(readers.encode()))
-            size = layer.input_scale.shape
-            layer.input_scale = torch.rand(size, generator=generator) * 0.02 + 0.01
-    return model
+    return engine_samples.quantized(smolvla_samples.tiny_network(), kind, _readers)
+
+
+def _readers(name: str, linear: torch.nn.Linear) -> str:
+    readers = name.rpartition('.')[0] if name.endswith(('q_proj', 'up_proj')) else name
+    return readers.removesuffix('.k_proj').removesuffix('.v_proj')
 
 
 def narrowed(model: SmolVLA) -> SmolVLA:
-    """A network whose weights are bfloat16, but for those that `load_model` leaves."""
-    model.to(torch.bfloat16)
-    wide = architecture_of(smolvla_samples.tiny_config()).float32_modules
-    for name, module in model.named_modules():
-        if name.startswith(wide):
-            module.float()
-    return model
+    """As `engine_samples.narrowed`."""
+    return engine_samples.narrowed(model, smolvla_samples.tiny_config())
+
+
+def spoil(forward: SmolVLAForward) -> None:
+    """As `engine_samples.spoil`; positions too."""
+    kept = ('_nothing', '_scale', '_euler', '_cos_table', '_sin_table', '_largest')
+    engine_samples.spoil(forward, kept)
+    forward._places.fill_(-1)
 
 
 def inputs(views: int, tokens: int, seed: int = 0):

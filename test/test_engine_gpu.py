@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from engine_samples import expected, inputs, network, relative
+from engine_samples import expected, inputs, narrowed, network, relative, spoil
 
 from quantvla_ros.engine.graph import Captured, Graphs, Shape
 from quantvla_ros.engine.pi05 import PI05Forward, PI05Weights
@@ -46,10 +46,7 @@ def test_the_network_on_the_host_and_the_engine_on_the_gpu_agree(kind):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_in_bfloat16_the_engine_is_as_close_to_float32_as_the_network(kind):
-    narrow = copy.deepcopy(network(kind)).to(torch.bfloat16)
-    for name, module in narrow.named_modules():
-        if name.startswith(('action_', 'time_mlp_')) or name.endswith('.dense'):
-            module.float()  # as `load_model` leaves them
+    narrow = narrowed(copy.deepcopy(network(kind)))
     forward = PI05Forward(PI05Weights(narrow, GPU, torch.bfloat16), 2, 9)
     ours, theirs = [], []
     for seed in range(8):
@@ -84,10 +81,7 @@ def test_what_an_earlier_inference_left_is_never_read():
     forward, captured = graphs('w4a8', Shape(2, 16)).fitting(2, 6)
     given = inputs(2, 6)
     first = run(forward, given, captured=captured)
-    kept = ('counts', '_euler', '_positions', '_cos', '_sin', '_chunk', '_largest')
-    for name, tensor in vars(forward).items():
-        if isinstance(tensor, torch.Tensor) and name not in kept:
-            tensor.fill_(torch.nan)
+    spoil(forward)
     assert torch.equal(run(forward, given, captured=captured), first)
 
 
