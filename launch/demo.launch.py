@@ -10,8 +10,6 @@ as well.
 """
 from __future__ import annotations
 
-import os
-
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
     DeclareLaunchArgument,
@@ -21,19 +19,11 @@ from launch.actions import (
     SetEnvironmentVariable,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node, PushRosNamespace
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
 
-SHARE = FindPackageShare('quantvla_ros')
-
-# What Fast DDS reads: version 2 (up to Jazzy) knows only the older name, version 3 warns of it.
-PROFILE_VARIABLE = (
-    'FASTRTPS_DEFAULT_PROFILES_FILE'
-    if os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
-    else 'FASTDDS_DEFAULT_PROFILES_FILE'
-)
+from quantvla_ros.nodes.launch_arguments import PROFILE_VARIABLE, declare, shared
 
 # Handed on to policy.launch.py; namespace and profile are set here, for both nodes.
 POLICY_ARGUMENTS = (
@@ -42,71 +32,32 @@ POLICY_ARGUMENTS = (
 
 
 def declared_arguments() -> list[DeclareLaunchArgument]:
-    """Every argument of this file, with its default and what it is for."""
+    """Every argument of this file."""
     return [
-        DeclareLaunchArgument(
-            'params_file',
-            default_value=PathJoinSubstitution([SHARE, 'config', 'policy.yaml']),
-            description='Parameter file of the policy node.',
-        ),
+        declare('params_file'),
         DeclareLaunchArgument(
             'tabletop_params_file',
-            default_value=PathJoinSubstitution([SHARE, 'config', 'tabletop.yaml']),
+            default_value=shared('config/tabletop.yaml'),
             description='Parameter file of the simulated arm.',
         ),
-        DeclareLaunchArgument(
+        declare(
             'policy',
-            default_value=PathJoinSubstitution([SHARE, 'assets', 'tabletop_w8a8']),
+            file='assets/tabletop_w8a8',
             description='Directory of a quantized artifact or a float checkpoint; by default the '
             "package's own small policy for this arm, in W8A8 (assets/tabletop_pi05: in float).",
         ),
-        DeclareLaunchArgument(
-            'contract',
-            default_value=PathJoinSubstitution([SHARE, 'config', 'contracts', 'tabletop.yaml']),
-            description='Contract file: what the arm offers the policy.',
-        ),
-        DeclareLaunchArgument(
-            'device',
-            default_value='',
-            description="Where the policy runs: cpu, cuda or cuda:N; empty: params_file's.",
-        ),
-        DeclareLaunchArgument(
-            'allow_fallback',
-            default_value='',
-            description='true: where engine, precision or device do not run here, run the next '
-            "best and say so; empty: params_file's.",
-        ),
+        declare('contract', file='config/contracts/tabletop.yaml'),
+        declare('device'),
+        declare('allow_fallback'),
         DeclareLaunchArgument(
             'seed',
             default_value='',
             description="Seed of the scene; empty: tabletop_params_file's.",
         ),
-        DeclareLaunchArgument(
-            'namespace',
-            default_value='',
-            description='Namespace of both nodes and of all their topics.',
-        ),
-        DeclareLaunchArgument(
-            'autostart',
-            default_value='true',
-            choices=['true', 'false'],
-            description='true: configure and activate the policy node at start.',
-        ),
-        DeclareLaunchArgument(
-            'log_level',
-            default_value='info',
-            choices=['debug', 'info', 'warn', 'error', 'fatal'],
-            description="Level of both nodes' logs.",
-        ),
-        DeclareLaunchArgument(
-            'fastdds_profile',
-            default_value=EnvironmentVariable(
-                PROFILE_VARIABLE,
-                default_value=PathJoinSubstitution([SHARE, 'config', 'fastdds.xml']),
-            ),
-            description='Fast DDS profile with room for raw images, for both nodes. Empty: leave '
-            'the environment as it is.',
-        ),
+        declare('namespace'),
+        declare('autostart'),
+        declare('log_level'),
+        declare('fastdds_profile'),
     ]
 
 
@@ -125,7 +76,7 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         output='screen',
     )
     policy = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, 'launch', 'policy.launch.py'])),
+        PythonLaunchDescriptionSource(shared('launch/policy.launch.py')),
         launch_arguments=[
             *((name, LaunchConfiguration(name)) for name in POLICY_ARGUMENTS),
             ('namespace', ''),

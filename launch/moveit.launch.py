@@ -17,7 +17,7 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
-SHARE = FindPackageShare('quantvla_ros')
+from quantvla_ros.nodes.launch_arguments import declare, shared
 
 # Handed on to policy.launch.py.
 POLICY_ARGUMENTS = (
@@ -27,61 +27,34 @@ CONTROLLERS = ('joint_state_broadcaster', 'panda_arm_controller', 'panda_hand_co
 
 
 def declared_arguments() -> list[DeclareLaunchArgument]:
-    """Every argument of this file, with its default and what it is for."""
+    """Every argument of this file."""
     return [
-        DeclareLaunchArgument(
+        declare(
             'policy',
-            default_value='',
             description='Directory of a quantized artifact or a float checkpoint; empty: '
             'everything but the policy node is started.',
         ),
-        DeclareLaunchArgument(
-            'contract',
-            default_value=PathJoinSubstitution([SHARE, 'config', 'moveit', 'contract.yaml']),
-            description='Contract file: what the robot offers the policy.',
-        ),
-        DeclareLaunchArgument(
-            'params_file',
-            default_value=PathJoinSubstitution([SHARE, 'config', 'policy.yaml']),
-            description='Parameter file of the policy node.',
-        ),
-        DeclareLaunchArgument(
-            'device',
-            default_value='',
-            description="Where the policy runs: cpu, cuda or cuda:N; empty: the file's.",
-        ),
-        DeclareLaunchArgument(
+        declare('contract', file='config/moveit/contract.yaml'),
+        declare('params_file'),
+        declare('device'),
+        declare(
             'joint_limits',
-            default_value=PathJoinSubstitution([
+            default=PathJoinSubstitution([
                 FindPackageShare('moveit_resources_panda_moveit_config'), 'config',
                 'joint_limits.yaml',
             ]),
             description="MoveIt's joint_limits.yaml: narrows the contract's limits.",
         ),
-        DeclareLaunchArgument(
-            'autostart',
-            default_value='true',
-            choices=['true', 'false'],
-            description='true: configure and activate the policy node at start.',
-        ),
-        DeclareLaunchArgument(
-            'log_level',
-            default_value='info',
-            choices=['debug', 'info', 'warn', 'error', 'fatal'],
-            description="Level of the policy node's log.",
-        ),
+        declare('autostart'),
+        declare('log_level'),
         DeclareLaunchArgument(
             'controllers_file',
-            default_value=PathJoinSubstitution(
-                [SHARE, 'config', 'moveit', 'ros2_controllers.yaml']
-            ),
+            default_value=shared('config/moveit/ros2_controllers.yaml'),
             description="Parameters of ros2_control's controllers.",
         ),
         DeclareLaunchArgument(
             'moveit_controllers_file',
-            default_value=PathJoinSubstitution(
-                [SHARE, 'config', 'moveit', 'moveit_controllers.yaml']
-            ),
+            default_value=shared('config/moveit/moveit_controllers.yaml'),
             description="Parameters of MoveIt's simple controller manager.",
         ),
     ]
@@ -130,9 +103,7 @@ def policy_actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         return []
     return [
         IncludeLaunchDescription(
-            PythonLaunchDescriptionSource(
-                PathJoinSubstitution([SHARE, 'launch', 'policy.launch.py'])
-            ),
+            PythonLaunchDescriptionSource(shared('launch/policy.launch.py')),
             launch_arguments={
                 name: LaunchConfiguration(name) for name in POLICY_ARGUMENTS
             }.items(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,14 +16,54 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 
 
-def declarations(path: Path) -> dict[str, dict[str, ast.expr]]:
-    """Keyword arguments of every DeclareLaunchArgument of a file, by the argument's name."""
-    found = {}
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-        if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'DeclareLaunchArgument':
-            name = ast.literal_eval(node.args[0])
-            found[name] = {k.arg: k.value for k in node.keywords if k.arg is not None}
-    return found
+class Recorded:
+    """In place of an action or a substitution: what it was made of."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.arguments, self.named = arguments, named
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}{self.arguments}'
+
+
+class Recording(ModuleType):
+    """In place of launch and its like, which are on no package index: classes that record."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__'):
+            raise AttributeError(name)
+        kind = type(name, (Recorded,), {})
+        setattr(self, name, kind)
+        return kind
+
+
+STOOD_IN_FOR = (
+    'launch', 'launch.actions', 'launch.conditions', 'launch.events',
+    'launch.launch_description_sources', 'launch.substitutions', 'launch_ros',
+    'launch_ros.actions', 'launch_ros.event_handlers', 'launch_ros.events',
+    'launch_ros.events.lifecycle', 'launch_ros.parameter_descriptions',
+    'launch_ros.substitutions', 'lifecycle_msgs', 'lifecycle_msgs.msg',
+)
+
+
+def loaded(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.name.split('.')[0] + '_launch', path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def declarations(path: Path) -> dict[str, dict[str, Any]]:
+    """What every argument of a file is declared with, by its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in STOOD_IN_FOR:
+            patch.setitem(sys.modules, name, Recording(name))
+        (entities,) = loaded(path).generate_launch_description().arguments
+    return {
+        entity.arguments[0]: entity.named
+        for entity in entities if type(entity).__name__ == 'DeclareLaunchArgument'
+    }
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
@@ -30,8 +71,27 @@ def test_every_argument_has_a_description_and_a_default(path):
     declared = declarations(path)
     assert declared
     for name, keywords in declared.items():
-        assert len(ast.literal_eval(keywords['description'])) > 20, name
+        assert len(keywords['description']) > 20, name
         assert 'default_value' in keywords, name
+        choices = keywords.get('choices')
+        assert choices is None or keywords['default_value'] in choices, name
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_every_default_that_is_a_file_of_the_package_is_there(path):
+    found = 0
+    for keywords in declarations(path).values():
+        default = keywords['default_value']
+        if type(default).__name__ == 'EnvironmentVariable':
+            default = default.named['default_value']
+        if type(default).__name__ != 'PathJoinSubstitution':
+            continue
+        package, *parts = default.arguments[0]
+        if package.arguments != ('quantvla_ros',) or parts[0] == 'assets':
+            continue
+        assert ROOT.joinpath(*parts).exists(), parts
+        found += 1
+    assert found
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
@@ -48,26 +108,48 @@ def test_no_argument_is_used_that_is_not_declared(path):
     assert used <= set(declarations(path))
 
 
-def test_the_demo_hands_on_only_arguments_that_the_policy_file_declares():
-    tree = ast.parse((ROOT / 'launch/demo.launch.py').read_text(encoding='utf-8'))
+@pytest.mark.parametrize('name', ['demo', 'moveit'])
+def test_a_file_hands_on_only_arguments_that_the_policy_file_declares(name):
+    path = ROOT / f'launch/{name}.launch.py'
+    tree = ast.parse(path.read_text(encoding='utf-8'))
     handed_on = next(
         ast.literal_eval(node.value)
         for node in tree.body
         if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == 'POLICY_ARGUMENTS'
     )
     assert set(handed_on) <= set(declarations(ROOT / 'launch/policy.launch.py'))
-    assert set(handed_on) <= set(declarations(ROOT / 'launch/demo.launch.py'))
+    assert set(handed_on) <= set(declarations(path))
+
+
+def test_every_parameter_that_an_argument_overrides_is_the_nodes_with_its_type():
+    text = (ROOT / 'launch/policy.launch.py').read_text(encoding='utf-8')
+    overrides = next(
+        node.value for node in ast.parse(text).body
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, 'id', '') == 'OVERRIDES'
+    )
+    assert isinstance(overrides, ast.Dict)
+    declared = declarations(ROOT / 'launch/policy.launch.py')
+    parameters = (ROOT / 'quantvla_ros/nodes/parameters.py').read_text(encoding='utf-8')
+    for key in overrides.keys:
+        name = ast.literal_eval(key)
+        assert name in declared
+        assert name == 'use_sim_time' or f"'{name}'" in parameters
+
+
+def test_what_a_file_says_of_an_argument_of_its_own_replaces_what_all_say():
+    policy = declarations(ROOT / 'launch/policy.launch.py')
+    demo = declarations(ROOT / 'launch/demo.launch.py')
+    assert policy['policy']['default_value'] == ''
+    assert demo['policy']['default_value'].arguments[0][1:] == ['assets', 'tabletop_w8a8']
+    assert 'own small policy' in demo['policy']['description']
+    assert demo['device'] == policy['device']
+    assert demo['autostart']['choices'] == ['true', 'false']
 
 
 @pytest.fixture
 def policy_launch() -> ModuleType:
     pytest.importorskip('launch_ros', reason='needs launch_ros, which comes with a ROS 2')
-    path = ROOT / 'launch/policy.launch.py'
-    spec = importlib.util.spec_from_file_location('policy_launch', path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / 'launch/policy.launch.py')
 
 
 def context_of(module: ModuleType, **given: str) -> Any:

@@ -59,21 +59,3 @@ def test_the_launch_file_starts_the_controllers_that_the_files_configure():
     )
     assert set(named) <= set(CONTROLLERS['controller_manager']['ros__parameters'])
     assert set(SIMPLE['controller_names']) <= set(named)
-
-
-def test_the_launch_file_hands_on_only_arguments_that_the_policys_has():
-    def assigned(name):
-        tree = ast.parse((ROOT / 'launch' / name).read_text())
-        return {
-            ast.literal_eval(node.args[0]) for node in ast.walk(tree)
-            if isinstance(node, ast.Call)
-            and getattr(node.func, 'id', '') == 'DeclareLaunchArgument'
-        }
-
-    tree = ast.parse((ROOT / 'launch' / 'moveit.launch.py').read_text())
-    handed_on = next(
-        ast.literal_eval(node.value) for node in tree.body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == 'POLICY_ARGUMENTS'
-    )
-    assert set(handed_on) <= assigned('policy.launch.py')
-    assert set(handed_on) <= assigned('moveit.launch.py')
