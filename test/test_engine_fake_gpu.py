@@ -3,16 +3,11 @@
 """What a graph captures neither waits for the GPU nor uses the host: found without a GPU."""
 import importlib.util
 
-import engine_groot_samples
-import engine_samples
-import engine_smolvla_samples
 import pytest
 import torch
+from engine_kinds import CPU, KINDS
 
-from quantvla_ros.engine.groot import GrootForward, GrootWeights
 from quantvla_ros.engine.guided import _Guided
-from quantvla_ros.engine.pi05 import PI05Forward, PI05Weights
-from quantvla_ros.engine.smolvla import SmolVLAForward, SmolVLAWeights
 from quantvla_ros.models.guidance import Guide
 
 if importlib.util.find_spec('triton') is None:
@@ -20,27 +15,20 @@ if importlib.util.find_spec('triton') is None:
 
 from engine_fake_gpu import GPU, FakeGpu, captured
 
-CPU = torch.device('cpu')
-ENGINES = {
-    'pi05': (engine_samples, PI05Weights, PI05Forward, ()),
-    'smolvla': (engine_smolvla_samples, SmolVLAWeights, SmolVLAForward, ()),
-    'groot': (engine_groot_samples, GrootWeights, GrootForward, (engine_groot_samples.ROBOT,)),
-}
-
 
 @pytest.fixture
 def gpu(monkeypatch):
     return FakeGpu(monkeypatch)
 
 
-@pytest.mark.parametrize('kind', ['float', 'w8a8', 'w4a8', 'static', 'extended', 'everything'])
-@pytest.mark.parametrize('engine', ENGINES)
-def test_a_forward_pass_waits_for_nothing_and_stays_on_its_device(gpu, engine, kind):
-    samples, make, forward, more = ENGINES[engine]
+@pytest.mark.parametrize('recipe', ['float', 'w8a8', 'w4a8', 'static', 'extended', 'everything'])
+@pytest.mark.parametrize('engine', KINDS)
+def test_a_forward_pass_waits_for_nothing_and_stays_on_its_device(gpu, engine, recipe):
+    kind = KINDS[engine]
     with gpu():
-        weights = gpu.moved(make(samples.network(kind), CPU, torch.bfloat16, *more))
-        made = forward(weights, 2, 9)
-        made.set_inputs(*samples.inputs(2, 7))
+        weights = gpu.moved(kind.pack(kind.samples.network(recipe), CPU, torch.bfloat16))
+        made = kind.forward(weights, 2, 9)
+        made.set_inputs(*kind.samples.inputs(2, 7))
         guided = _Guided(made, Guide(made.noise.shape, GPU), weights.config.steps, -1)
         made.run()  # what is made once is made before a capture
         with captured():
