@@ -35,11 +35,17 @@ class AttentionTrial(TimedTrial):
             numbers = 2 * shape.segments * shape.keys * shape.kv_heads * shape.size
             size = numbers * self._dtype.itemsize
             copies = 1 if shape.fresh else cold_copies(device, size, _MOST_COPIES)
-        self._queries = self._rows(shape.queries, shape.heads)
-        self._read = [
-            (self._rows(shape.keys, shape.kv_heads), self._rows(shape.keys, shape.kv_heads))
-            for _ in range(copies)
-        ]
+        if shape.queries == shape.keys and shape.heads == shape.kv_heads:
+            # Read where the product of all three has left them.
+            rows = self._rows(shape.keys, 3 * shape.heads).unflatten(1, (3, shape.heads))
+            self._queries, keys, values = rows.unbind(1)
+            self._read = [(keys, values)]
+        else:
+            self._queries = self._rows(shape.queries, shape.heads)
+            self._read = [
+                (self._rows(shape.keys, shape.kv_heads), self._rows(shape.keys, shape.kv_heads))
+                for _ in range(copies)
+            ]
         self.calls = max(CALLS, copies)
         self._options: dict[str, Any] = {'scale': shape.size**-0.5}
         if shape.segments > 1:
@@ -47,7 +53,8 @@ class AttentionTrial(TimedTrial):
         else:  # as everywhere but in pictures
             count = torch.full((1,), shape.keys, dtype=torch.int32, device=device)
             self._options |= {'count': count, 'causal': shape.causal}
-        self._out = torch.empty_like(self._queries.flatten(1))
+        out = (shape.segments * shape.queries, shape.heads * shape.size)
+        self._out = torch.empty(out, dtype=self._dtype, device=device)
         self._expected: Tensor | None = None
 
     def run_once(self, tile: AttentionTile) -> Tensor:
