@@ -25,9 +25,10 @@ from kernels import describe, hadamard, median_times, timers
 from torch import Tensor
 
 from quantvla_ros.kernels import fused_reference, triton_attention, triton_norms
-from quantvla_ros.kernels.attention_tiles import AttentionTile, choose_attention_tile, head_parts
+from quantvla_ros.kernels.attention_tiles import Attention, AttentionTile, candidates, head_parts
+from quantvla_ros.kernels.gpu import gpu_of
 from quantvla_ros.kernels.rows import Rows, turn
-from quantvla_ros.kernels.triton_int8 import _gpu
+from quantvla_ros.kernels.tile_table import Gpu, best_attention_tile
 
 COLD = 100_000_000  # bytes of inputs, twice the L2 of an H100
 MOST = 100  # calls in a graph
@@ -136,29 +137,17 @@ class AttentionCase:
         error = float((found - exact).norm() / exact.norm())
         return error if torch.isfinite(found).all() else float('inf')
 
-    def candidates(self, processors: int, shared: int) -> list[AttentionTile]:
-        """Tiles worth a look, the chosen one first."""
+    def candidates(self, gpu: Gpu) -> list[AttentionTile]:
+        """Tiles worth a look, the one in use first."""
         shape = self.shape
-        rows, groups = shape.rows * (shape.heads // shape.kv_heads), shape.kv_heads * shape.segments
-        width = sum(head_parts(shape.size))
-        found = [
-            choose_attention_tile(
-                rows, shape.keys, groups, shape.size, 2, processors=processors, shared=shared
-            )
-        ]
-        for tile_rows in (16, 32, 64, 128):
-            for keys in (32, 64, 128):
-                programs = -(-rows // tile_rows) * groups
-                blocks = -(-shape.keys // keys)
-                full = max(1, processors // programs)
-                for splits in sorted({1, full // 2, full, 2 * full} - {0}):
-                    for stages in (2, 3):
-                        warps = 4 if tile_rows < 128 else 8
-                        tile = AttentionTile(tile_rows, keys, splits, warps, stages)
-                        small = tile.shared(width, 2) <= shared and splits <= min(16, blocks)
-                        if small and (tile_rows == 16 or tile_rows < 2 * rows):
-                            found.append(tile)
-        return list(dict.fromkeys(found))
+        sizes = Attention(
+            'bfloat16', shape.rows, shape.keys, shape.heads, shape.kv_heads, shape.size,
+            shape.segments, shape.causal,
+        )  # fmt: skip
+        others = candidates(
+            sizes, processors=gpu.processors, shared=gpu.shared, capability=gpu.capability
+        )
+        return list(dict.fromkeys([best_attention_tile(sizes, gpu), *others]))
 
 
 def norm_case(
@@ -246,8 +235,8 @@ def main() -> int:
 def attention_result(shape: Heads, device: torch.device, tune: bool) -> dict[str, Any]:
     """Error and times of one attention; tiles, the fastest first, where asked for."""
     case = AttentionCase(shape, device)
-    processors, shared = _gpu(device)
-    tiles = case.candidates(processors, shared)
+    gpu = gpu_of(device)
+    tiles = case.candidates(gpu)
     calls = {'ours': case.ours(), 'torch': case.torchs}
     result: dict[str, Any] = {
         'error': case.error(calls['ours']),
@@ -262,7 +251,7 @@ def attention_result(shape: Heads, device: torch.device, tune: bool) -> dict[str
             for tile in best
             for warps in (2, 4, 8)
             for stages in (1, 2, 3, 4)
-            if replace(tile, stages=stages).shared(sum(head_parts(shape.size)), 2) <= shared
+            if replace(tile, stages=stages).shared(sum(head_parts(shape.size)), 2) <= gpu.shared
         ]
         ranked = sorted(
             {**{t: u for u, t in ranked}, **{t: u for u, t in _timed(case, finer, device)}}.items(),
