@@ -233,6 +233,7 @@ def test_a_soak_has_each_case_once_and_what_failed_in_full(tmp_path):
     report.write(many, Memory(), complete=True)
     data = json.loads((tmp_path / 'soak.json').read_text())
     assert [one['name'] for one in data['what_failed']] == ['NaN']
+    assert data['memory'] == {}
     assert data['soak'] == {'minutes': 3.0, 'seed': 0} and len(data['cases']) == 2
 
 

@@ -16,6 +16,12 @@ def _spoil(what: str) -> Script:
     return lambda stage: stage.spoil(what)
 
 
+def _slow_and_told(stage: Stage) -> None:
+    """The inference for another command is slow, and what runs meanwhile is for the one before."""
+    stage.say_another()
+    stage.spoil('slow:2.5')
+
+
 def _load(what: str) -> Script:
     return lambda stage: stage.load_instead(what)
 
@@ -127,6 +133,12 @@ CASES: tuple[Case, ...] = (
         25, 'inference slower than a chunk lasts', 'decelerate, hold, say how slow', Expect.HOLDS,
         _spoil('slow:2.5'), _spoil(''), ('slower than a chunk lasts',), level='WARN',
         within=5.0, quick=True,
+    ),
+    Case(
+        25, 'another command during a slow inference',
+        'decelerate, hold; a chunk that begins elsewhere by then is dropped, the next is from rest',
+        Expect.HOLDS, _slow_and_told, _spoil(''), ('slower than a chunk lasts',), level='WARN',
+        within=5.0,
     ),
     Case(
         27, 'the first inference is slow', 'warmed up in configure; no part of the latency',

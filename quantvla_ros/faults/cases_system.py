@@ -218,6 +218,7 @@ CASES: tuple[Case, ...] = (
         19, '/clock goes back by 20 s', 'forget, hold, go on in the new time', Expect.HOLDS,
         _jump(-20.0), _on_machine_time, ('clock jumped', 'clock went back'),
         prepare=_on_simulated_time, passes=True, dangerous=True, quick=True, needs=_ARM,
+        catches_up=True,  # mending it is a jump ahead
     ),
     Case(
         20, '/clock jumps ahead by 20 s',

@@ -122,6 +122,11 @@ def unasked(motion: Motion, share: float, limits: Mapping[str, float]) -> tuple[
     return float(ways[joint]), motion.joints[joint]
 
 
+def silence(motion: Motion) -> float:
+    """Seconds of the longest gap between two samples."""
+    return float(np.diff(motion.times).max(initial=0.0))
+
+
 def time_to_rest(motion: Motion, since: float, still: float = STILL) -> float | None:
     """Seconds from `since` until no joint moves any more, to the motion's end.
 

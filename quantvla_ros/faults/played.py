@@ -14,6 +14,7 @@ from quantvla_ros.faults.measure import (
     Fastest,
     asked,
     fastest,
+    silence,
     time_to_rest,
     time_to_words,
     unasked,
@@ -25,9 +26,11 @@ from quantvla_ros.nodes.states import State
 MOMENT = 0.2  # s
 TO_REST = 2.0  # s; a hold takes hold_time, 0.3 s
 _EDGE = 1.05  # of a velocity limit: what the last bits of a measured velocity may exceed it by
-# rad or m that a joint may go faster than any command asks for: a controller that hears one when
-# its first points are over makes up for them.
-_UNASKED = 0.1
+# rad or m that a joint may go faster than any command asks for. A controller that hears a command
+# when its first points are over makes up for them: by so much more where the machine had no time
+# for it, or for the arm.
+_UNASKED = 0.05
+_ON_TIME = 0.03  # s
 _GOES_ON = 0.3  # s after the next chunk in which the arm is still watched
 
 
@@ -114,14 +117,17 @@ class Played:
         end = time.monotonic()
         whole = stage.record.motion(self.since, end)
         peak = fastest(whole, [limits[name] for name in names])
-        commanded = asked(stage.record.commands(self.since, end), limits)
+        commands, late = stage.record.commands(self.since, end)
+        late = max(late, silence(whole))
+        commanded = asked(commands, limits)
+        way, joint = (0.0, '') if commanded is None else unasked(whole, commanded, limits)
+        excused = max(0.0, late - _ON_TIME) * (commanded or 0.0) * max(limits.values())
         moves_on = self.case.expect is Expect.GOES_ON
         rest = time_to_rest(motion, self.since) if self.since and not moves_on else None
         if self.rests and rest is None:
             self.missed = True
             self.complain('the arm still moves')
-        way, joint = (0.0, '') if commanded is None else unasked(whole, commanded, limits)
-        jumped = self._jumped(peak, commanded, way, joint)
+        jumped = self._jumped(peak, commanded, way - excused, joint)
         said = [
             f'{entry.time - self.since:.2f} s {entry.state}: {entry.reason}'
             for entry in stage.record.said if self.since and entry.time >= self.since
@@ -136,7 +142,7 @@ class Played:
             tuple(self.problems), distinct(said), distinct(shown), self.to_state,
             time_to_words(stage.record.diagnostics, self.since, self.case.says),
             rest, peak.speed, peak.joint, peak.share, max(0.0, peak.time - self.since),
-            commanded, way, self.missed, jumped, self.back, time.monotonic() - self.begun,
+            commanded, way, late, self.missed, jumped, self.back, time.monotonic() - self.begun,
         )
 
     def _jumped(self, peak: Fastest, commanded: float | None, way: float, joint: str) -> bool:

@@ -98,17 +98,22 @@ class Record:
         motion = self.motion(now - 0.1, now)
         return float(np.abs(motion.velocities[-1]).max()) if len(motion.times) else 0.0
 
-    def commands(self, since: float, until: float) -> list[Trajectory]:
-        """What was commanded in [since, until], s, and the command before that."""
+    def commands(self, since: float, until: float) -> tuple[list[Trajectory], float]:
+        """What was commanded in [since, until], s, and the command before that.
+
+        Returns:
+            The commands, and how late the latest of them was heard: s after its first point.
+        """
         first = max(0, bisect_left(self.trajectories, since, key=lambda entry: entry[0]) - 1)
-        found = []
+        found, late = [], 0.0
         for at, heard, message in self.trajectories[first:]:
             if at > until or not message.points:
                 continue
             names, times, positions, velocities, stamp = trajectory_arrays(message)
             if velocities is not None:
                 found.append(Trajectory(stamp or heard, names, times, positions, velocities))
-        return found
+                late = max(late, (heard - found[-1].stamp) * 1e-9 - float(times[0]))
+        return found, late
 
     def lasts(self) -> float | None:
         """For how many s the last command was to last when it was heard; None without one."""

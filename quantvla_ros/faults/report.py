@@ -87,14 +87,13 @@ class Report:
             'about': {**self._about, 'complete': complete},
             **summary(results),
             'fault_to_hold_s': spread(results),
-            'memory': memory.facts(),
         }
         full = [{**_rounded(asdict(result)), 'passed': result.passed} for result in results]
         if self._soak is None:
             data['cases'] = full
         else:
             data |= {
-                'soak': dict(self._soak), 'cases': over_times(results),
+                'soak': dict(self._soak), 'memory': memory.facts(), 'cases': over_times(results),
                 'what_failed': [one for one in full if not one['passed']],
             }
         data['not_played'] = {str(number): why for number, why in sorted(self._left_out.items())}

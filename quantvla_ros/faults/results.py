@@ -37,6 +37,7 @@ class Result:
         speed_at: s after the fault at which that joint was that fast.
         asked: the largest share of a limit that commands asked for; None without commands.
         unasked: rad or m that a joint went faster than any command asked for.
+        late: s; how late the arm heard a command, or how long it was off the processor, at most.
         missed: whether a hold that was due did not come.
         jumped: whether a joint moved faster than it may, or than anybody asked for.
         back: s from mending the fault until the policy ran again; None where it did not.
@@ -59,6 +60,7 @@ class Result:
     speed_at: float = 0.0
     asked: float | None = None
     unasked: float = 0.0
+    late: float = 0.0
     missed: bool = False
     jumped: bool = False
     back: float | None = None

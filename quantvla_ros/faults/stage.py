@@ -177,6 +177,10 @@ class Stage:
 
     def start_policy(self) -> None:
         """The policy node, with a policy that can be spoiled, at the far end of the relays."""
+        # A call to a process that crashed a moment ago, whose services the graph still has, would
+        # never be answered.
+        status = self.node.resolve_topic_name('policy/status')
+        self.until(lambda: self.node.count_publishers(status) == 0, PATIENCE)
         names = list(self._remapped)
         if self.compressed is not None:
             names.append(self.compressed.topic)
@@ -272,6 +276,11 @@ class Stage:
         """Give a command."""
         self._instruction.publish(String(data=instruction))
 
+    def say_another(self) -> None:
+        """Give the command after the last one that was given here."""
+        self._next = (self._next + 1) % len(self.setting.instructions)
+        self.say(self.setting.instructions[self._next])
+
     def move(self) -> None:
         """Have the arm on its way with a command, and with a chunk that was inferred for it.
 
@@ -280,8 +289,7 @@ class Stage:
         """
         self.expect_running(PATIENCE)
         for _ in range(4):
-            self._next = (self._next + 1) % len(self.setting.instructions)
-            self.say(self.setting.instructions[self._next])
+            self.say_another()
             if self.until(self._moves, 4.0):
                 return
         raise FaultsError('the arm does not move, whatever it is told')

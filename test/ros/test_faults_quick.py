@@ -40,7 +40,10 @@ def test_every_quick_case_is_as_expected(played):
 def test_all_of_them_were_played_and_measured(played):
     data, result = played
     numbers = {case['number'] for case in data['cases']}
-    assert {1, 5, 7, 9, 19, 25, 36} <= numbers
+    assert {1, 5, 7, 9, 19, 25, 36, 54} <= numbers
+    assert data['holds_missed'] == data['jumps'] == 0
+    assert data['fault_to_hold_s']['at_rest_max'] < 5.0
+    assert data['about']['complete'] and data['about']['policy'] == 'tabletop_pi05'
     for case in data['cases']:
         assert case['share'] <= 1.05, case
         assert case['back'] is not None, case
