@@ -13,6 +13,7 @@
 #   tune        tiles of the published workloads, into DIR/tiles; the steps after it use them
 #   bench       the published workloads, with their baselines
 #   profile     where the time of each goes
+#   ready       from a process to a policy that is ready, the first of the workloads
 #   attention   attention and norms against PyTorch's
 #   products    int8 products against PyTorch's
 #
@@ -28,7 +29,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 mkdir -p "$1/tiles" && out=$(cd "$1" && pwd)
 shift
 steps=("$@")
-[ ${#steps[@]} -gt 0 ] || steps=(kernels engines tune bench profile attention products)
+[ ${#steps[@]} -gt 0 ] || steps=(kernels engines tune bench profile ready attention products)
 python=${PYTHON:-python3}
 cd "$root" || exit
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
@@ -76,6 +77,12 @@ step() {
         --baselines eager,cudagraph --runs 100 --warm-up 1 --out "$out/bench_NAME.json"
       ;;
     profile) each "$python" benchmarks/profile_engine.py ARGS --out "$out/profile_NAME.json" ;;
+    ready)
+      local arguments
+      read -r _ arguments <<<"${workloads[0]}"
+      # shellcheck disable=SC2086  # several words
+      "$python" benchmarks/ready.py $arguments --precision bf16,w8a8,w4a8 --out "$out/ready.json"
+      ;;
     attention) "$python" benchmarks/attention.py --out "$out/attention.json" ;;
     products) "$python" benchmarks/kernels.py --out "$out/kernels.json" ;;
     *)

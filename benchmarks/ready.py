@@ -272,8 +272,12 @@ def write_policies(args: argparse.Namespace) -> dict[str, Any]:
     sizes = dict(TINY[args.model]) if args.size == 'tiny' else {}
     if args.chunk is not None:
         sizes['chunk'] = args.chunk
-    checkpoint = folder / 'checkpoint'
+    checkpoint, note = folder / 'checkpoint', folder / 'of.json'
     lengths = Lengths(args.views, args.prompt_tokens)
+    asked = {'model': args.model, 'size': args.size, **asdict(lengths), 'chunk': args.chunk}
+    if note.exists() and json.loads(note.read_text()) != asked:
+        raise SystemExit(f'{folder}: expected policies of {asked}, found others; name another one')
+    note.write_text(json.dumps(asked))
     if not checkpoint.exists():
         part = folder / 'checkpoint.part'
         write_random(

@@ -57,8 +57,14 @@ def test_policies_start_from_their_directories_and_the_time_is_accounted_for(
         assert row['makes_nothing'] is None and not row['inferences']['made']
         assert 'gpu_bytes' not in row and row['tuned'] == []
     assert {path.name for path in folder.iterdir()} == {
-        'checkpoint', *(one for one in precisions.split(',') if one != 'float32')
+        'checkpoint', 'of.json', *(one for one in precisions.split(',') if one != 'float32')
     }
+    # What is kept is not taken for something else.
+    other = call(
+        '--model', model, '--size', 'tiny', '--device', 'cpu', '--views', 1, '--precision',
+        'float32', '--folder', folder, '--out', out,
+    )  # fmt: skip
+    assert other.returncode != 0 and 'name another one' in other.stderr
 
 
 def test_what_inferences_make_is_seen(ready, monkeypatch):
