@@ -95,8 +95,9 @@ class Watchdogs:
         self._state = ControllerState(node, watched.commands.name)
 
     def use(self, timeouts: Timeouts) -> None:
-        """Other limits from now on."""
+        """Other limits from now on, and the clock that the node follows by now."""
         self._timeouts = timeouts
+        self._clock.simulated = bool(self._node.get_parameter('use_sim_time').value)
         self._clock.timeout, self._controller.timeout = timeouts.clock, timeouts.controller
 
     def close(self) -> None:

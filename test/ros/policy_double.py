@@ -26,6 +26,9 @@ class Double:
     )
     running = Running('plain', 'cpu')
 
+    def __del__(self) -> None:
+        sys.stderr.write('a double was freed\n')
+
     def warm_up(self, runs: int = 2) -> None:
         pass
 

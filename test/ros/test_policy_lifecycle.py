@@ -41,6 +41,8 @@ def test_a_gpu_without_room_refuses_with_numbers_and_a_remedy_and_may_be_tried_a
     for part in ('4.00 GiB more were needed', '1.25 GiB of 23.99 GiB were free', 'nvidia-smi'):
         assert part in world.status.reason
     assert 'Traceback' not in process.output
+    if when == 'warming up':  # after it had been loaded
+        process.until_says('a double was freed')
     assert world.transition(CONFIGURE), process.output  # others have left meanwhile
     world.until_state(PolicyStatus.INACTIVE)
 
