@@ -236,7 +236,7 @@ def test_the_memory_accelerator_feeds_the_matrix_units(
 def test_packed_weights_are_written_out(monkeypatch, group):
     from quantvla_ros.kernels import triton_expand
 
-    recorder = Recorder(triton_expand.expand_kernel, PTX=True)
+    recorder = Recorder(triton_expand.expand_kernel)
     monkeypatch.setattr(triton_expand, 'expand_kernel', recorder)
     _, weight = operands(f'int4 {group}', 816, 2048, 32768)
     triton_expand.expanded(weight)

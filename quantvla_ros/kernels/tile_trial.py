@@ -53,7 +53,9 @@ class GpuTrial(TimedTrial):
         self._weights = [self._weight() for _ in range(copies or self._copies())]
         self.calls = max(CALLS, len(self._weights))
         self._x = self._rows()
-        self._largest = (self._normal(product.rows).abs() + 3.0) if product.measured else None
+        self._largest = None
+        if isinstance(self._x, Measured):
+            self._largest = self._x.values.float().abs().amax(1)
         rows, outputs = product.rows, product.outputs
         self._residual = self._normal(rows, outputs).to(self._dtype)
         self._gate = self._normal(outputs)

@@ -16,7 +16,6 @@ import triton.language as tl
 from quantvla_ros.kernels import triton_int8
 from quantvla_ros.kernels.fused_types import Int8Weight
 from quantvla_ros.kernels.halves import RUN, SPAN, HalvedWeight
-from quantvla_ros.kernels.triton_kernels import _halves, _scaled_halves
 
 _ROWS, _BYTES = 8, 1024  # of the packed weights that a program takes
 
@@ -30,7 +29,6 @@ def expand_kernel(
     K,
     width,
     GROUP: tl.constexpr,
-    PTX: tl.constexpr,
     RUN: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -42,15 +40,14 @@ def expand_kernel(
     rows = tl.where(rows < N, rows, 0).to(tl.int64)
     w = tl.load(halves_ptr + rows[:, None] * width + places[None, :], mask=inside, other=0)
     columns = (places // RUN) * (2 * RUN) + places % RUN
+    low, high = (w & 0xF).to(tl.int16) - 8, (w >> 4).to(tl.int16) - 8
     if GROUP > 0:  # both halves of a byte are of one group
         groups = rows[:, None] * tl.cdiv(K, GROUP) + (columns // GROUP)[None, :]
-        low, high = _scaled_halves(w, tl.load(group_scale_ptr + groups, mask=inside, other=1), PTX)
-    else:
-        low, high = _halves(w, PTX)  # times 16
-        low, high = low >> 4, high >> 4
+        scale = tl.load(group_scale_ptr + groups, mask=inside, other=1).to(tl.int16)
+        low, high = low * scale, high * scale
     at = q_ptr + rows[:, None] * K + columns[None, :]
-    tl.store(at, low, mask=inside & (columns < K)[None, :])
-    tl.store(at + RUN, high, mask=inside & (columns + RUN < K)[None, :])
+    tl.store(at, low.to(tl.int8), mask=inside & (columns < K)[None, :])
+    tl.store(at + RUN, high.to(tl.int8), mask=inside & (columns + RUN < K)[None, :])
 
 
 def expanded(weight: HalvedWeight) -> Int8Weight:
@@ -67,7 +64,6 @@ def expanded(weight: HalvedWeight) -> Int8Weight:
             weight.columns,
             width,
             GROUP=weight.group,
-            PTX=q.device.type == 'cuda',
             RUN=RUN,
             BLOCK_N=_ROWS,
             BLOCK=min(_BYTES, max(SPAN, triton.next_power_of_2(width))),
