@@ -293,6 +293,7 @@ PRODUCTS = [
     Product('int4', 5, 96, 128, pairs=True, head=16, heads=True),
     Product('int8', 5, 96, 128, pairs=True, heads=True),
     replace(Product('int4', 5, 48, 128), group=64),
+    Product('int8', 50, 48, 128, joined=True, measured=True),
 ]
 
 
