@@ -124,13 +124,10 @@ def test_an_excluded_tile_does_not_fit_into_the_registers(monkeypatch, one):
         'more than 160 sums and logits a thread': (
             prefix, 90, AttentionTile(64, 128, 1, 4, 1)
         ),
-        'two loops over large blocks, without wgmma': (
-            prefix, 87, AttentionTile(64, 64, 1, 8, 2, whole=True)
-        ),
         'splits of 144 sums and logits a thread joined by the last program': (
             prefix, 90, AttentionTile(64, 32, 9, 4, 2)
         ),
-        '160 sums and logits a thread and no split, before Hopper': (
+        '160 sums and logits a thread and no split, without wgmma': (
             prefix, 87, AttentionTile(64, 64, 1, 4, 2)
         ),
     }[one.name]  # fmt: skip

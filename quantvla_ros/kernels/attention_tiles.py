@@ -15,7 +15,7 @@ from typing import Any
 MOST_SPLITS = 16
 COUNTERS = 4096  # tiles of rows whose splits one launch may join
 KINDS = {'float32': 4, 'float16': 2, 'bfloat16': 2}  # of queries, keys and values: bytes
-_BARRIERS = 1024  # bytes, of the pipeline's own
+_BARRIERS = 2048  # bytes, of the pipelines' own
 # Of one multiprocessor: operations in the time of a byte from the cache, and in bytes what starting
 # on a block of keys (a chain of product, exponential, product) and joining splits cost in time.
 _OPERATIONS_PER_BYTE = 30
@@ -213,16 +213,6 @@ EXCLUDED: tuple[Exclusion, ...] = (
         lambda tile, shape, capability: _held(tile, shape) > 160,
     ),
     Exclusion(
-        'two loops over large blocks, without wgmma',
-        'a matrix instruction of a warp takes both operands from registers, and the second loop '
-        'loads through them too',
-        lambda tile, shape, capability: (
-            tile.whole
-            and capability[0] not in (9, 10, 11)
-            and (_held(tile, shape) >= 96 or tile.rows * shape.size > 32 * 256)
-        ),
-    ),
-    Exclusion(
         'splits of 144 sums and logits a thread joined by the last program',
         'the sums of another program are beside its own',
         lambda tile, shape, capability: (
@@ -230,11 +220,13 @@ EXCLUDED: tuple[Exclusion, ...] = (
         ),
     ),
     Exclusion(
-        '160 sums and logits a thread and no split, before Hopper',
+        '160 sums and logits a thread and no split, without wgmma',
         'a matrix instruction of a warp takes both operands from registers, and the result is '
         'made before it is stored',
         lambda tile, shape, capability: (
-            tile.splits == 1 and capability[0] == 8 and _held(tile, shape) >= 160
+            tile.splits == 1
+            and capability[0] not in (9, 10, 11)
+            and _held(tile, shape) >= 160
         ),
     ),
 )

@@ -425,7 +425,8 @@ def attention(
             AFTER=tile.after,
             WHOLE=whole,
             DESCRIBED=described,
-            LAST_STAGES=1 if whole else None,
+            # A second loop of one stage loads through registers, one of two needs more memory.
+            LAST_STAGES=min(2, tile.stages) if whole else None,
             ROWS=tile.rows,
             KEYS=tile.keys,
             num_warps=tile.warps,
