@@ -112,6 +112,34 @@ def test_few_tiles_are_tried_and_none_is_excluded(capability, name):
         assert exclusion(tile, shape, divmod(capability, 10)) is None
 
 
+def test_on_a_gpu_a_launch_takes_the_tile_of_the_table(monkeypatch):
+    from quantvla_ros.kernels import triton_attention
+
+    asked, kept = [], AttentionTile(32, 32, 3, 4, 2, True)
+    gpu, shape = object(), ATTENTIONS['pi05 attention expert']
+    monkeypatch.setattr(triton_attention, 'gpu_of', lambda device: gpu)
+    monkeypatch.setattr(
+        triton_attention, 'best_attention_tile', lambda *known: asked.append(known) or kept
+    )
+    triton_attention._tile_on.cache_clear()
+    assert triton_attention._tile_on(shape, torch.device('cuda')) == kept
+    assert asked == [(shape, gpu)]
+    triton_attention._tile_on.cache_clear()
+
+
+@pytest.mark.parametrize('name', ATTENTIONS)
+def test_a_launch_is_looked_up_as_what_tune_measures(monkeypatch, name):
+    from quantvla_ros.kernels import triton_attention
+
+    asked, shape = [], ATTENTIONS[name]
+    monkeypatch.setattr(
+        triton_attention, '_tile_on',
+        lambda found, device: asked.append(found) or AttentionTile(16, 32, 1, 4, 1),
+    )  # fmt: skip
+    launched(monkeypatch, shape, None)
+    assert asked == [shape]
+
+
 @pytest.mark.skipif(
     tuple(map(int, version('triton').split('.')[:2])) < (3, 9),
     reason='what spills differs by compiler; the exclusions are those of Triton 3.9',
