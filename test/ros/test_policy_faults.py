@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from conftest import ACTIVATE, CONFIGURE, DEACTIVATE, is_hold
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
@@ -154,13 +156,19 @@ def test_a_second_commander_is_said(world, active):
     world.node.destroy_publisher(rival)
 
 
-def test_time_from_nowhere_is_said(world, policy):
-    """With use_sim_time and no /clock the node must say so, not wait in silence."""
-    policy(use_sim_time=True)
-    assert world.transition(CONFIGURE)
-    world.camera_on = world.joints_on = True
-    assert world.transition(ACTIVATE)
-    world.until_state(PolicyStatus.WAITING, 'nothing publishes /clock')
+def test_time_from_nowhere_holds_a_node_that_runs_and_is_said(world, active):
+    """One that is activated without a /clock is refused: test_watchdogs."""
+    world.command('move')
+    for simulated, state, reason in (
+        (True, PolicyStatus.HOLDING, 'nothing publishes /clock'),
+        (False, PolicyStatus.RUNNING, ''),
+    ):
+        parameter = Parameter(
+            name='use_sim_time', value=ParameterValue(type=1, bool_value=simulated)
+        )
+        request = SetParameters.Request(parameters=[parameter])
+        assert world.call(SetParameters, 'policy/set_parameters', request).results[0].successful
+        world.until_state(state, reason)
 
 
 def test_two_nodes_live_side_by_side_in_namespaces_with_remapped_topics(world, start):
