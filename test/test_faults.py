@@ -260,6 +260,8 @@ def test_a_process_that_takes_the_place_of_another_does_not_hide_a_leak():
             memory.add('tabletop', number, 300.0 * number + second, round(size))
     assert memory.slope('tabletop') == pytest.approx(36.0, rel=0.01)
     assert memory.facts()['tabletop']['processes'] == 3
+    # Of three processes, 0.01 MiB a second: at the ends of minutes of all the time.
+    assert memory.by_minute('tabletop')[:4] == [120.5, 121.1, 121.7, 122.3]
 
 
 def test_few_samples_have_no_slope():
@@ -447,3 +449,18 @@ def test_a_machine_without_a_free_domain_is_told_so(domains, monkeypatch):
         monkeypatch.delenv('ROS_DOMAIN_ID')
         with pytest.raises(Exception, match='expected a free ROS domain'), domain.own_domain():
             pass
+
+
+def test_the_output_of_a_process_is_read_from_where_one_left_off(tmp_path):
+    from quantvla_ros.cli.processes import Child
+    from quantvla_ros.nodes.process import StopSignal
+
+    child = Child('zen', [], tmp_path / 'log', module='this')  # which prints something and ends
+    stop = StopSignal()
+    child.finish(stop)
+    stop.restore()
+    assert 'Beautiful' in child.output
+    written = child.written
+    with (tmp_path / 'log').open('a') as log:
+        log.write('sécond\n')
+    assert child.output_after(written) == 'sécond\n'

@@ -92,6 +92,19 @@ class Child:
         """All of its output so far."""
         return self._log.read_text(encoding='utf-8', errors='replace') if self._log else ''
 
+    @property
+    def written(self) -> int:
+        """Bytes of its output so far."""
+        return self._log.stat().st_size if self._log else 0
+
+    def output_after(self, written: int) -> str:
+        """Its output after so many bytes: of a process that talks for hours, what is new."""
+        if self._log is None:
+            return ''
+        with self._log.open('rb') as log:
+            log.seek(written)
+            return log.read().decode(errors='replace')
+
     def tail(self) -> str:
         """The last lines of its output."""
         return '\n'.join(f'  {line}' for line in self.output.splitlines()[-_LOG_LINES:])

@@ -43,7 +43,7 @@ class Played:
     begun: float
     since: float = 0.0  # of the fault
     until: float = 0.0  # when it was mended, or the node went on by itself
-    log: int = 0  # length of the node's log before the fault
+    log: int = 0  # bytes of the node's log before the fault
     to_state: float | None = None
     back: float | None = None
     rests: bool = False  # whether the arm has to be at rest before the fault is mended
@@ -56,7 +56,7 @@ class Played:
 
     def inject(self) -> None:
         """Bring the fault about, now."""
-        self.log = len(self.stage.policy.output)
+        self.log = self.stage.policy.written
         self.since = time.monotonic()
         self.case.inject(self.stage)
 
@@ -75,7 +75,7 @@ class Played:
         record = self.stage.record
         said = [entry.reason for entry in record.said if entry.time >= self.since]
         shown = [entry[3] for entry in record.diagnostics if entry[0] >= self.since]
-        return '\n'.join([*said, *shown, self.stage.policy.output[self.log :]])
+        return '\n'.join([*said, *shown, self.stage.policy.output_after(self.log)])
 
     def is_said(self) -> bool:
         """Whether one of the words that are expected has been said."""

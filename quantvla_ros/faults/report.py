@@ -74,7 +74,8 @@ class Report:
         """
         if self._path is None:
             return
-        text = json.dumps(self._data(results, memory, complete), indent=1, ensure_ascii=False)
+        data = self._data(results, memory, complete)
+        text = json.dumps(data, indent=1, ensure_ascii=False)
         for start in self._hide:
             text = text.replace(start, '')
         # In one step, so that a reader, or a crash, never finds half of it.
@@ -93,7 +94,12 @@ class Report:
             data['cases'] = full
         else:
             data |= {
-                'soak': dict(self._soak), 'memory': memory.facts(), 'cases': over_times(results),
+                'soak': dict(self._soak),
+                'memory': {
+                    name: {**facts, 'mib_by_minute': memory.by_minute(name)}
+                    for name, facts in memory.facts().items()
+                },
+                'cases': over_times(results),
                 'what_failed': [one for one in full if not one['passed']],
             }
         data['not_played'] = {str(number): why for number, why in sorted(self._left_out.items())}

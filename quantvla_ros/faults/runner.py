@@ -62,6 +62,7 @@ def play(stage: Stage, case: Case) -> Result:
     """
     played = Played(stage, case, time.monotonic())
     stage.record.forget(played.begun - _REMEMBERED)
+    stage.operator.chunks.clear()  # which it keeps for those who ask for all of them
     try:
         stage.use(case.variant)
         _PLAYS[case.expect](played)

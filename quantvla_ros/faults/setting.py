@@ -19,6 +19,13 @@ class Process(Protocol):
     def output(self) -> str:
         """All of its output so far."""
 
+    @property
+    def written(self) -> int:
+        """Bytes of its output so far."""
+
+    def output_after(self, written: int) -> str:
+        """Its output after so many bytes."""
+
     def check(self) -> None:
         """Raise where it has ended by itself."""
 

@@ -74,6 +74,14 @@ class Memory:
         spread = float(time @ time)
         return float(time @ size) / spread if spread else None
 
+    def by_minute(self, name: str) -> list[float]:
+        """MiB at the end of each minute, of whichever process of that name there was."""
+        samples = [one for (of, _), many in self.samples.items() if of == name for one in many]
+        minutes: dict[int, float] = {}
+        for time, size in samples:
+            minutes[int((time - samples[0][0]) / 60.0)] = round(size / 2**20, 1)
+        return list(minutes.values())
+
     def facts(self) -> dict[str, dict[str, float]]:
         """By name of a process: MiB, minutes, and the slope where there is one."""
         found: dict[str, dict[str, float]] = {}
