@@ -158,6 +158,12 @@ def test_an_excluded_tile_does_not_fit_into_the_registers(monkeypatch, one):
         '160 sums and logits a thread and no split, without wgmma': (
             prefix, 87, AttentionTile(64, 64, 1, 4, 2)
         ),
+        '256 keys a block, without wgmma': (
+            ATTENTIONS['smolvla attention vision'], 87, AttentionTile(64, 256, 1, 8, 2)
+        ),
+        '32 rows a warp, without wgmma': (
+            ATTENTIONS['pi05 attention vision'], 120, AttentionTile(128, 64, 1, 4, 2)
+        ),
     }[one.name]  # fmt: skip
     assert exclusion(tile, shape, divmod(capability, 10)) is one
     launch, *_ = launched(monkeypatch, shape, tile)

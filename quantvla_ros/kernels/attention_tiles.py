@@ -200,6 +200,14 @@ class Exclusion:
     covers: Callable[[AttentionTile, Attention, tuple[int, int]], bool]
 
 
+def _has_wgmma(capability: tuple[int, int]) -> bool:
+    """Whether four warps multiply together, 64 rows at a time, from the shared memory.
+
+    That is Hopper's `wgmma` and the fifth generation's `tcgen05` of Blackwell's data centres.
+    """
+    return 9 <= capability[0] < 12
+
+
 def _held(tile: AttentionTile, shape: Attention) -> int:
     """Sums and logits that a thread keeps in registers, of the 255 that it has."""
     return tile.rows * (sum(head_parts(shape.size)) + tile.keys) // (32 * tile.warps)
@@ -224,9 +232,19 @@ EXCLUDED: tuple[Exclusion, ...] = (
         'a matrix instruction of a warp takes both operands from registers, and the result is '
         'made before it is stored',
         lambda tile, shape, capability: (
-            tile.splits == 1
-            and capability[0] not in (9, 10, 11)
-            and _held(tile, shape) >= 160
+            tile.splits == 1 and not _has_wgmma(capability) and _held(tile, shape) >= 160
+        ),
+    ),
+    Exclusion(
+        '256 keys a block, without wgmma',
+        'a matrix instruction of a warp takes the weights of all of them from registers',
+        lambda tile, shape, capability: tile.keys > 128 and not _has_wgmma(capability),
+    ),
+    Exclusion(
+        '32 rows a warp, without wgmma',
+        'a matrix instruction of a warp takes 16: it would hold the operands of two',
+        lambda tile, shape, capability: (
+            tile.rows >= 32 * tile.warps and not _has_wgmma(capability)
         ),
     ),
 )
@@ -292,8 +310,7 @@ def _covers(
 ) -> list[AttentionTile]:
     """Blocks and splits that suit the numbers of rows and keys."""
     many = -(-shape.rows // 64) * shape.groups * 2 >= processors
-    # The matrix instruction of Hopper and of Blackwell's data centres takes 64 rows.
-    least = 64 if many and 9 <= capability[0] < 12 else 16
+    least = 64 if many and _has_wgmma(capability) else 16
     return [
         replace(tile, splits=splits)
         for rows, keys, warps in (_MANY if many else _FEW)
