@@ -110,7 +110,6 @@ class PI05Forward(WordsLast):
         self._keys, self._values = buffer(*shape), buffer(*shape)
         self._tokens = buffer(config.chunk, expert.width)
         self._features_buffer = torch.zeros_like(self._tokens, dtype=torch.float32)
-        self._largest = buffer(config.chunk, dtype=torch.float32)
         self._euler = torch.full_like(self.noise[0], -1.0 / config.steps)
         self._cos, self._sin = self._rotary(
             self.longest + config.chunk, stack.head_dim, ROTARY_THETA
@@ -213,13 +212,7 @@ class PI05Forward(WordsLast):
             tokens, y = fused.linear_norm(
                 y, layer.output, norm, residual=tokens, gate=gate, out=tokens
             )
-            inner = fused.gated_rows(
-                y,
-                layer.gate_up,
-                activation='gelu_tanh',
-                reader=layer.down,
-                largest=self._largest,
-            )
+            inner = fused.gated_linear(y, layer.gate_up, activation='gelu_tanh')
             _, _, gate = layer.before_mlp
             tokens, y = fused.linear_norm(
                 inner, layer.down, after, residual=tokens, gate=gate, out=tokens

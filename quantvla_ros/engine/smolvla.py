@@ -142,7 +142,6 @@ class SmolVLAForward(WordsLast):
         )
         self._no_keys = buffer(chunk, 0, expert.head_dim)
         self._tokens = buffer(chunk, expert.width)
-        self._largest = buffer(chunk, dtype=torch.float32)
         self._features_buffer = torch.zeros_like(self._tokens, dtype=torch.float32)
         self._euler = torch.full_like(self.noise[0], -1.0 / config.steps)
         self._set_up_positions()
@@ -261,9 +260,7 @@ class SmolVLAForward(WordsLast):
             else:
                 y = self._attend_to_prefix(index, layer.inputs, y)
             y = linear_normed(y, layer.output, tokens, layer.before_mlp, layer.gate_up)
-            inner = fused.gated_rows(
-                y, layer.gate_up, activation='silu', reader=layer.down, largest=self._largest
-            )
+            inner = fused.gated_linear(y, layer.gate_up, activation='silu')
             if index + 1 < len(layers):
                 norm, reader = layers[index + 1].before_attention, layers[index + 1].inputs
                 y = linear_normed(inner, layer.down, tokens, norm, reader)
