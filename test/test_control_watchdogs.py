@@ -302,6 +302,35 @@ def test_an_obstacle_holds_at_once_voids_what_is_inferred_and_waits_after_its_en
     assert bench.now - begun >= 500 * MS  # the recovery time
 
 
+@pytest.mark.parametrize('deaf', [True, False])
+def test_an_arm_that_may_not_have_heard_the_hold_is_held_and_taken_up_where_it_is(bench, deaf):
+    """A controller that went away did what it had heard last: to the end of its chunk."""
+    bench.supervisor.obstruct('the controller has gone away', 'CONTROLLER', deaf=deaf)
+    told = bench.holds[0].positions[-1, 1]
+    bench.position['a'] = float(told) + 0.2  # inside start_tolerance, where nothing stands out
+    bench.pass_time(1000)
+    assert len(bench.holds) == 1
+    bench.supervisor.obstruct(None)
+    recover(bench)
+    begins = bench.chunks[-1].points.positions[0, 1]
+    if deaf:
+        assert len(bench.holds) == 2
+        assert bench.holds[1].positions[-1, 1] == pytest.approx(told + 0.2)
+        assert begins == pytest.approx(told + 0.2, abs=1e-6)
+    else:  # it heard, and lags by as much, as a load makes it
+        assert len(bench.holds) == 1 and begins == pytest.approx(told, abs=1e-6)
+
+
+def test_a_controller_that_comes_back_after_deactivation_is_sent_nothing(bench):
+    bench.supervisor.obstruct('the controller has gone away', 'CONTROLLER', deaf=True)
+    bench.pass_time(100)
+    bench.supervisor.stop(Cause.NOT_ACTIVE)
+    sent = len(bench.sent)
+    bench.supervisor.obstruct(None)
+    bench.pass_time(500)
+    assert len(bench.sent) == sent
+
+
 def test_an_obstacle_with_a_number_that_grows_is_said_once(bench):
     for tick in range(20):
         bench.supervisor.obstruct(f'away for {tick} s', 'CONTROLLER')

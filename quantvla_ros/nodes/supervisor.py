@@ -85,6 +85,7 @@ class Supervisor:
         self._healthy_since: int | None = None
         self._last_now = 0
         self._obstacle: tuple[str, str] | None = None
+        self._deaf = False
         self._age = 0.0
         self.counts = Counts()
         self._brakes = Brakes(contract.freshness, joints, self._handover, sink, self.counts)
@@ -185,11 +186,7 @@ class Supervisor:
             self._schedule.latencies.add(inference_time)
             now = self._clock()
             # In this order: what is void says nothing of who may command.
-            if (
-                not self._active
-                or work.generation != self._generation
-                or not self._permitted(now)
-            ):
+            if not self._active or work.generation != self._generation or not self._permitted(now):
                 self.counts.superseded += 1
                 return
             measured = self._joints.latest
@@ -205,12 +202,10 @@ class Supervisor:
             self._permission.latch.passed()
             self._brakes.runs(joined.motion.points.end)
             self.counts.published += 1
-            self._sink.chunk(
-                Sent(
-                    joined.chunk, joined.motion.points, work, inference_time, joined.consumed,
-                    joined.begin,
-                )
-            )
+            self._sink.chunk(Sent(
+                joined.chunk, joined.motion.points, work, inference_time, joined.consumed,
+                joined.begin,
+            ))
             self._change(State.RUNNING, Cause.PUBLISHING)
 
     def failed(self, work: Work, message: str) -> None:
@@ -229,15 +224,21 @@ class Supervisor:
         """What says where the end effector is, for a workspace: [3] m, NaN where unknown."""
         self._handover.end_effector = place
 
-    def obstruct(self, sentence: str | None, kind: str = '') -> None:
+    def obstruct(self, sentence: str | None, kind: str = '', deaf: bool = False) -> None:
         """What forbids motion though the inputs are fit; None for nothing any more.
 
         Args:
             sentence: for the status.
             kind: the same without its numbers.
+            deaf: whether the arm may not hear of it, so that it is not where it is told to be.
         """
         with self._lock:
             before, self._obstacle = self._obstacle, None if sentence is None else (sentence, kind)
+            if self._deaf and not deaf:
+                # It did what it had heard last: held, and taken up again, is where it is measured.
+                self._brakes.owe()
+                self._handover.forget()
+            self._deaf = deaf
             if self._obstacle is not None and before is None:
                 self.watch()  # before a chunk can come in between
 

@@ -150,7 +150,9 @@ class Watchdogs:
         if self._clock.stands:
             self._at.supervisor.obstruct(self._clock.sentence, Watchdog.CLOCK.name)
         elif self._controller.gone:
-            self._at.supervisor.obstruct(self._controller.sentence, Watchdog.CONTROLLER.name)
+            self._at.supervisor.obstruct(
+                self._controller.sentence, Watchdog.CONTROLLER.name, deaf=True
+            )
         else:
             self._at.supervisor.obstruct(None)
 
