@@ -43,10 +43,11 @@ def test_two_commands_in_one_scene_are_done_and_the_simulator_says_so(operator, 
         event = operator.wait_for('done', PATIENCE)
         assert event is not None, f'{task.instruction}: {operator.status.reason}'
         assert event.message == task.instruction
-    # Chunks carry what they are for, and come in order.
+    # Chunks carry what they are for, and come in order. Where a busy machine brings a picture, but
+    # no newer joints, two in a row have one stamp.
     sequences = [chunk.sequence for _, chunk in operator.chunks]
     stamps = [nanoseconds(chunk.header.stamp) for _, chunk in operator.chunks]
-    assert sequences == sorted(set(sequences)) and stamps == sorted(set(stamps))
+    assert sequences == sorted(set(sequences)) and stamps == sorted(stamps)
     assert {chunk.artifact_id for _, chunk in operator.chunks} == {'float:tabletop_pi05'}
     assert operator.transition(DEACTIVATE)
     operator.wait_until(
