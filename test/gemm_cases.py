@@ -19,7 +19,6 @@ from torch import Tensor
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused_reference as exact
 from quantvla_ros.kernels import triton_gemm_launch as fused
-from quantvla_ros.kernels import triton_norms
 from quantvla_ros.kernels.fused_types import (
     FloatWeight,
     Int4Weight,
@@ -378,37 +377,6 @@ def joined_norms(device: str) -> None:
                 close(found, normed.double(), 10.0 * torch.ones_like(case.size), name)
 
 
-def measured_rows(device: str) -> None:
-    """Rows that a product makes integers itself are those that `quantize_rows` makes."""
-    for number, (rows, hidden, outputs) in enumerate([(1, 33, 16), (21, 96, 48), (50, 330, 40)]):
-        dtype = (torch.float32, torch.bfloat16)[number % 2] if device == 'cpu' else torch.bfloat16
-        case = Case('int8', rows, 66, 2 * hidden, device=device, dtype=dtype)
-        down = Case('int8', rows, hidden, outputs, device=device, dtype=dtype).weight
-        largest = torch.zeros(rows, device=device)
-        tile = GemmTile(16, 32, 64, 4, 2, left=number == 1)
-        if rows > 2:
-            case.x.scale[2] = float('nan')
-        read = fused.gated_rows(
-            case.x, case.ready, activation='silu', rows=down.rows, largest=largest, tile=tile
-        )
-        plain = fused.gated_linear(case.x, case.ready, activation='silu', tile=tile)
-        assert torch.equal(read.values.nan_to_num(7.0), plain.nan_to_num(7.0)), case.name
-        expected = plain.float().abs().nan_to_num(nan=float('inf')).amax(1)
-        assert torch.equal(read.largest, expected), case.name
-        stream = torch.randn(rows, outputs, device=device).to(dtype)
-        norm = Norm(torch.ones(outputs, device=device), eps=1e-5)
-        for split, left in ((1, False), (2, True), (4, False)):
-            tile = GemmTile(16, 32, 64, 4, 2, split=split, left=left)
-            largest.copy_(expected)
-            y, normed = fused.linear_norm(read, down, norm, residual=stream, tile=tile)
-            q = triton_norms.quantize_rows(plain, down.rows)
-            wanted, wanted_norm = fused.linear_norm(q, down, norm, residual=stream, tile=tile)
-            for one, other in ((y, wanted), (normed, wanted_norm)):
-                assert torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0)), (case.name, tile)
-            assert rows < 3 or y[2].isnan().all()
-            assert not largest.any(), 'left as it was found'
-
-
 def every_tile(device: str) -> None:
     """Whatever tile may be chosen or tuned gives the same, on a shape that none divides."""
     for kind, rows in itertools.product(KINDS, (10, 30, 60, 70)):
@@ -561,7 +529,6 @@ CASES = {
         heads_and_caches,
         split_columns,
         joined_norms,
-        measured_rows,
         every_tile,
         bulk_tiles,
         expanded_weights,

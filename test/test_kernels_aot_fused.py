@@ -127,20 +127,6 @@ def residual(kind, rows, columns, outputs):
     triton_gemm_launch.linear(x, weight, residual=added, gate=vector(outputs), out=added)
 
 
-def measured(kind, rows, columns, outputs):
-    """As the expert's MLP: a gated product measures, the next one makes integers."""
-    x, weight = operands(kind, rows, columns, outputs)
-    largest = vector(rows)
-    read = triton_gemm_launch.gated_rows(
-        x, weight, activation='gelu_tanh', rows=Rows(), largest=largest
-    )
-    down = Int8Weight(
-        empty(columns, outputs // 2, dtype=torch.int8), vector(columns), None, Rows()
-    )
-    norm = Norm(None, modulation=(vector(columns), vector(columns)))
-    triton_gemm_launch.linear_norm(read, down, norm, residual=empty(rows, columns))
-
-
 def gelu(kind, rows, columns, outputs):
     x, weight = operands(kind, rows, columns, outputs, bias=True)
     triton_gemm_launch.linear(x, weight, activation='gelu_tanh')
@@ -244,19 +230,6 @@ def test_packed_weights_are_written_out(monkeypatch, group):
     check(launch, 90)
 
 
-@pytest.mark.parametrize('capability', chips(87, 90, 110))
-def test_products_that_make_integers_compile_to_matrix_instructions(on, capability):
-    launches = on(capability)
-    measured('int8', 50, 1024, 8192)
-    first, second, norm = launches()
-    assert [one.kernel.__name__ for one in (first, second, norm)] == [
-        'gemm_kernel', 'gemm_kernel', 'norm_kernel',
-    ]  # fmt: skip
-    for product in (first, second):
-        check(product, capability, INTEGER)
-    check(norm, capability)
-
-
 @pytest.mark.parametrize(
     ('capability', 'operation', 'kind'),
     [
@@ -356,6 +329,22 @@ def test_a_norm_compiles(on, capability, width, rows, precision, instruction, mo
     for launch in (adaptive, plain) if EVERYTHING else (adaptive,):
         launch.arguments['PRECISION'] = precision
         check(launch, capability, instruction)
+
+
+@pytest.mark.parametrize('capability', [90, 120])
+def test_weights_are_asked_for_beside_a_norm(on, capability, monkeypatch):
+    from quantvla_ros.kernels import triton_norms
+
+    launches = on(capability)
+    options = {'AHEAD': True}
+    monkeypatch.setattr(triton_norms, 'launch_options', lambda device, rows: options)
+    _, first = operands('int8', 50, 1024, 8192)
+    _, second = operands('int4 128', 50, 4096, 1024)
+    triton_norms.normed(empty(50, 1024), Norm(None, rows=Rows(), ahead=(first, second)))
+    (launch,) = launches()
+    assert launch.grid == (50 + (8192 * 1024 + 4096 * 1024 // 2) // 65536,)
+    compiled = check(launch, capability)
+    assert 'cp.async.bulk.prefetch.L2' in compiled.asm['ptx']
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_a_users_table_of_another_gpu_of_the_same_name_is_left_out(places, caplo
 def entry(**changed):
     value = {
         'kind': 'int8', 'rows': 1, 'outputs': 2, 'columns': 3, 'pairs': False, 'head': 0,
-        'group': 0, 'heads': False, 'joined': False, 'measured': False, 'microseconds': 1.0,
+        'group': 0, 'heads': False, 'joined': False, 'microseconds': 1.0,
         'tile': {
             'rows': 16, 'outputs': 64, 'columns': 128, 'warps': 4, 'stages': 3, 'split': 1,
             'left': False,
@@ -238,6 +238,7 @@ DAMAGED = {
     'an unknown kind': content(entry(kind='fp8')),
     'a kind that is none': content(entry(kind=['int8'])),
     'a product of more': content(entry(luck=7)),
+    'a kernel of before that is none': content(entry(measured=1)),
     'pairs that are none': content(entry(pairs=1)),
     'a head without heads': content(entry(head=64)),
     'heads without pairs': content(entry(heads=True)),
@@ -304,6 +305,18 @@ def test_a_table_from_before_attentions_had_tiles_is_read(places):
     table = load_table(GPU, **places)
     assert len(table.own) == 2
     assert table.find(ATTENTION) == AttentionTile(64, 64, 7, 4, 3, True)
+
+
+def test_entries_of_a_kernel_that_is_no_more_are_passed_over(places, caplog):
+    """Earlier versions said of each product whether that kernel ran it; now none says it."""
+    places['user'].mkdir()
+    kept, gone = entry(measured=False), entry(measured=True, rows=7)
+    table_path(places['user'], GPU).write_text(content(kept, gone), encoding='utf-8')
+    assert list(load_table(GPU, **places).own) == [Product('int8', 1, 2, 3)]
+    assert not caplog.text
+    path = save(places['user'], (PRODUCT, WIDE))
+    assert len(read_table(path)[1]) == 2
+    assert 'measured' not in path.read_text(encoding='utf-8')
 
 
 def test_the_tile_of_an_attention_is_the_measured_one_a_near_one_or_the_rules(in_use):

@@ -15,7 +15,7 @@ from torch import Tensor, float32, nn
 from quantvla_ros.engine.weights import WeightLoader
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused
-from quantvla_ros.kernels.fused_types import Measured, Norm, Quantized, Weight, rows_of
+from quantvla_ros.kernels.fused_types import Norm, Quantized, Weight, rows_of
 from quantvla_ros.models.layers import RMSNorm
 
 # What is added to the weight, and whether the mean is taken away.
@@ -48,7 +48,7 @@ def normed(
 
 
 def linear_normed(
-    y: Tensor | Quantized | Measured,
+    y: Tensor | Quantized,
     weight: Weight,
     x: Tensor,
     norm: Norm,

@@ -45,7 +45,7 @@ class NamedProduct:
 
     Attributes:
         name: where it is.
-        product: its sizes, of kind bfloat16 (`measured`: where it is of int8).
+        product: its sizes, of kind bfloat16.
         times: how often it runs for an observation.
         kept: in floating point in every recipe: the head's attention.
     """
@@ -60,8 +60,7 @@ class NamedProduct:
         kind, group = PRECISIONS['bf16' if self.kept else precision]
         if kind == 'int4' and expands(self.product.rows, capability):
             kind, group = 'int8', 0
-        measured = self.product.measured and kind == 'int8'
-        return replace(self.product, kind=kind, group=group, measured=measured)
+        return replace(self.product, kind=kind, group=group)
 
 
 @dataclass(frozen=True)
@@ -115,12 +114,11 @@ def _pi05(config: PI05Config, workload: Workload) -> list[NamedProduct]:
 
     def product(
         name: str, times: int, rows: int, columns: int, outputs: int,
-        *, heads: bool = False, gated: bool = False, joined: bool = False, measured: bool = False,
+        *, heads: bool = False, gated: bool = False, joined: bool = False,
     ) -> NamedProduct:
-        few = rows <= FEW_ROWS
         sizes = Product(
-            'bfloat16', rows, outputs, columns, heads or gated, heads=heads, joined=joined and few,
-            measured=measured and few,
+            'bfloat16', rows, outputs, columns, heads or gated, heads=heads,
+            joined=joined and rows <= FEW_ROWS,
         )  # fmt: skip
         return NamedProduct(name, sizes, times)
 
@@ -145,9 +143,7 @@ def _pi05(config: PI05Config, workload: Workload) -> list[NamedProduct]:
         product('expert q+k+v', each, chunk, expert.width, inputs(expert), heads=True),
         product('expert o', each, chunk, inner, expert.width, joined=True),
         product('expert gate+up', each, chunk, expert.width, 2 * expert.mlp, gated=True),
-        product(
-            'expert down', each, chunk, expert.mlp, expert.width, joined=True, measured=True
-        ),
+        product('expert down', each, chunk, expert.mlp, expert.width, joined=True),
     ]  # fmt: skip
 
 
@@ -209,12 +205,10 @@ def _smolvla(config: SmolVLAConfig, workload: Workload) -> list[NamedProduct]:
 
     def product(
         name: str, times: int, rows: int, columns: int, outputs: int,
-        *, joined: bool = False, measured: bool = False, **kind: bool,
+        *, joined: bool = False, **kind: bool,
     ) -> NamedProduct:
-        few = rows <= FEW_ROWS
-        kind |= {'joined': joined and few, 'measured': measured and few}
-        sizes = Product('bfloat16', rows, outputs, columns, **kind)
-        return NamedProduct(name, sizes, times)
+        kind['joined'] = joined and rows <= FEW_ROWS
+        return NamedProduct(name, Product('bfloat16', rows, outputs, columns, **kind), times)
 
     def after(name: str, times: int, rows: int, stack: StackConfig) -> list[NamedProduct]:
         """What follows the attention of a layer."""
@@ -222,10 +216,7 @@ def _smolvla(config: SmolVLAConfig, workload: Workload) -> list[NamedProduct]:
         return [
             product(f'{name} o', times, rows, inner, stack.width, joined=True),
             product(f'{name} gate+up', times, rows, stack.width, 2 * stack.mlp, pairs=True),
-            product(
-                f'{name} down', times, rows, stack.mlp, stack.width, joined=True,
-                measured=stack is expert,
-            ),
+            product(f'{name} down', times, rows, stack.mlp, stack.width, joined=True),
         ]  # fmt: skip
 
     heads = {'pairs': True, 'heads': True}

@@ -26,15 +26,11 @@ from quantvla_ros.kernels import fused_reference, triton_int8
 from quantvla_ros.kernels.fused_types import (
     FloatWeight,
     Int4Weight,
-    Int8Weight,
-    Measured,
     Norm,
     Quantized,
     Stacked,
     Weight,
-    by_largest,
 )
-from quantvla_ros.kernels.gemm_tiles import FEW_ROWS
 from quantvla_ros.kernels.halves import halved
 from quantvla_ros.kernels.rows import Rows
 
@@ -46,7 +42,6 @@ _TRITON = {
     'normed': 'quantvla_ros.kernels.triton_norms',
     'linear': 'quantvla_ros.kernels.triton_gemm_launch',
     'linear_norm': 'quantvla_ros.kernels.triton_gemm_launch',
-    'gated_rows': 'quantvla_ros.kernels.triton_gemm_launch',
     'gated_linear': 'quantvla_ros.kernels.triton_gemm_launch',
     'attention_inputs': 'quantvla_ros.kernels.triton_gemm_launch',
     'attention': 'quantvla_ros.kernels.triton_attention',
@@ -103,7 +98,7 @@ def linear(
 
 
 def linear_norm(
-    x: Tensor | Quantized | Measured,
+    x: Tensor | Quantized,
     weight: Weight,
     norm: Norm,
     *,
@@ -116,7 +111,6 @@ def linear_norm(
     if module is fused_reference or not _composed(weight):
         read = x if module is fused_reference else _operand(x, weight)
         return module.linear_norm(read, weight, norm, residual=residual, gate=gate, out=out)
-    assert not isinstance(x, Measured)  # `gated_rows` measures for no reader that is composed
     y = linear(x, weight, residual=residual, gate=gate, out=out)
     return y, normed(y, norm)
 
@@ -133,26 +127,6 @@ def gated_linear(
         y = _product(x, weight)
         return fused_reference.finish_gated(y, x.dtype, activation, out, interleaved)
     return module.gated_linear(_operand(x, weight), weight, activation=activation, out=out)
-
-
-def gated_rows(
-    x: Tensor | Quantized, weight: Weight, *, activation: str, reader: Weight, largest: Tensor
-) -> Tensor | Quantized | Measured:
-    """`gated_linear` as `reader` takes its result in `linear_norm`.
-
-    Args:
-        largest: [M] float32 zeros, for `fused_reference.gated_rows`; zeros again when `reader` has
-            read.
-    """
-    module = _module('gated_rows', x)
-    if isinstance(reader, Int8Weight) and not _composed(reader) and by_largest(reader.rows):
-        few = largest.shape[0] <= FEW_ROWS and not _composed(weight)
-        if module is fused_reference or few:
-            read = x if module is fused_reference else _operand(x, weight)
-            return module.gated_rows(
-                read, weight, activation=activation, rows=reader.rows, largest=largest
-            )
-    return gated_linear(x, weight, activation=activation)
 
 
 def attention_inputs(
@@ -199,8 +173,8 @@ def prepared(weight: Weight) -> Any:
     return weight
 
 
-def _module(name: str, x: Tensor | Quantized | Measured) -> ModuleType:
-    device = x.device if isinstance(x, Tensor) else x.values.device
+def _module(name: str, x: Tensor | Quantized) -> ModuleType:
+    device = x.values.device if isinstance(x, Quantized) else x.device
     return _implementation(name, device.type, device.index)
 
 
@@ -221,9 +195,9 @@ def _composed(weight: Weight) -> bool:
     return isinstance(weight, Stacked) or getattr(weight, 'turn', None) is not None
 
 
-def _operand(x: Tensor | Quantized | Measured, weight: Any) -> Any:
+def _operand(x: Tensor | Quantized, weight: Any) -> Any:
     """X as one product reads it: in integers before integers, else in the weight's own type."""
-    if isinstance(x, (Quantized, Measured)):
+    if isinstance(x, Quantized):
         return x
     if isinstance(weight, FloatWeight):
         return x.to(weight.weight.dtype)

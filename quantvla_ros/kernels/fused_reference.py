@@ -23,7 +23,6 @@ from quantvla_ros.kernels.fused_types import (
     FloatWeight,
     Int4Weight,
     Int8Weight,
-    Measured,
     Norm,
     Quantized,
     Stacked,
@@ -130,7 +129,7 @@ def normed(x: Tensor, norm: Norm) -> Tensor | Quantized:
 
 
 def linear_norm(
-    x: Tensor | Quantized | Measured,
+    x: Tensor | Quantized,
     weight: Weight,
     norm: Norm,
     *,
@@ -139,9 +138,6 @@ def linear_norm(
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | Quantized]:
     """`linear` with a residual, and the norm of its result (rounded to its type): both."""
-    if isinstance(x, Measured):
-        x.largest.zero_()
-        x = quantize_rows(x.values, x.rows)
     y = linear(x, weight, residual=residual, gate=gate, out=out)
     return y, normed(y, norm)
 
@@ -157,19 +153,6 @@ def gated_linear(
     """
     interleaved = not isinstance(weight, Stacked)
     return finish_gated(_product(x, weight), x.dtype, activation, out, interleaved)
-
-
-def gated_rows(
-    x: Tensor | Quantized, weight: Weight, *, activation: str, rows: Rows, largest: Tensor
-) -> Measured:
-    """`gated_linear`, to be read in integers as `rows` say: by each row's largest magnitude.
-
-    Args:
-        largest: [M] float32 zeros, written.
-    """
-    y = gated_linear(x, weight, activation=activation)
-    largest.copy_(y.float().abs().nan_to_num(nan=float('inf')).amax(-1))
-    return Measured(y, largest, rows)
 
 
 def attention_inputs(

@@ -31,22 +31,6 @@ class Quantized:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """Rows in floating point whose largest magnitudes are known: the next product makes integers.
-
-    Attributes:
-        values: [M, K].
-        largest: [M] float32; infinity for a row that is not finite. Whatever reads the rows leaves
-            zeros behind, as `gated_linear` wants to find them.
-        rows: how they become integers; by nothing but each row's own scale.
-    """
-
-    values: Tensor
-    largest: Tensor
-    rows: Rows
-
-
-@dataclass(frozen=True, eq=False)
 class FloatWeight:
     """A weight in floating point.
 
@@ -176,10 +160,3 @@ class Norm:
 def rows_of(weight: Weight) -> Rows | None:
     """How a norm before this weight shall give its result: in integers, or (None) as a tensor."""
     return getattr(weight, 'rows', None)
-
-
-def by_largest(rows: Rows | None) -> bool:
-    """Whether rows become integers by their largest magnitude and nothing else."""
-    if rows is None:
-        return False
-    return rows.scale is None and rows.rotation is None and rows.permutation is None

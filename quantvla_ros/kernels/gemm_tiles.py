@@ -32,7 +32,6 @@ class Product:
         group: columns that share a group scale; 0: none do.
         heads: the pairs are of heads, stored as queries, keys and values.
         joined: the sums are left to the norm that follows, split or not.
-        measured: the rows come in 16 bits and become integers on their way (kind int8).
     """
 
     kind: str
@@ -44,7 +43,6 @@ class Product:
     group: int = 0
     heads: bool = False
     joined: bool = False
-    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -302,9 +300,7 @@ def fitted(
         return None
     for stages in range(tile.stages, 1, -1):
         shallower = replace(tile, stages=stages)
-        # Rows of 16 bits take one byte more in each stage, and a tile of integers besides.
-        more = tile.rows * tile.columns * (stages + 1) if product.measured else 0
-        if shallower.shared(product.kind) + more <= shared:
+        if shallower.shared(product.kind) <= shared:
             return shallower
     return None
 
@@ -317,7 +313,6 @@ def _in_bulk(tile: GemmTile, product: Product, capability: tuple[int, int]) -> b
     return (
         capability[0] == 9
         and product.kind in _BULK_KINDS
-        and not product.measured
         and not (product.pairs and tile.left)
         and product.columns * _BYTES[product.kind] % 16 == 0
     )

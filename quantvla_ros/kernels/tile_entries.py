@@ -78,17 +78,23 @@ def entry_json(entry: Measured) -> dict[str, Any]:
     }
 
 
-def entry(where: str, value: Any) -> Measured:
+def entry(where: str, value: Any) -> Measured | None:
     """A product's entry of a file; `where` it is, for the message.
 
+    Returns:
+        None: the entry is of a kernel that earlier versions had (`measured`).
     Raises:
         BackendError: it is none.
     """
+    if isinstance(value, dict) and isinstance(value.get('measured'), bool):
+        value = dict(value)
+        if value.pop('measured'):
+            return None
     return _read(where, value, _product, _tile)
 
 
 def attention_entry(where: str, value: Any) -> Measured:
-    """As `entry`, of an attention."""
+    """An attention's entry; `where` and errors as for `entry`."""
     return _read(where, value, _attention, _attention_tile)
 
 
@@ -111,8 +117,6 @@ def _product(numbers: dict[str, Any]) -> Product:
         _whole(name, numbers[name], 1, _LARGEST_SIZE)
     if numbers['heads'] and not numbers['pairs']:
         raise BackendError('heads: expected pairs with them, found none')
-    if numbers['measured'] and numbers['kind'] != 'int8':
-        raise BackendError(f'measured: expected with kind int8, found with {numbers["kind"]}')
     _whole('head', numbers['head'], 0, 1024 if numbers['heads'] else 0)
     _whole('group', numbers['group'], 0, _LARGEST_SIZE if numbers['kind'] == 'int4' else 0)
     return Product(**numbers)

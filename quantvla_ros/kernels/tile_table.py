@@ -244,7 +244,7 @@ def read_table(path: Path) -> tuple[Gpu, dict[Product | Attention, Measured]]:
     )
     found = [entry(f'entries[{index}]', one) for index, one in enumerate(entries)]
     found += [attention_entry(f'attentions[{i}]', one) for i, one in enumerate(attentions)]
-    return gpu, {one.product: one for one in found}
+    return gpu, {one.product: one for one in found if one is not None}
 
 
 def _distance(one: Product | Attention, other: Product | Attention) -> float:

@@ -21,7 +21,6 @@ from quantvla_ros.kernels.fused_types import (
     FloatWeight,
     Int4Weight,
     Int8Weight,
-    Measured,
     Norm,
     Quantized,
 )
@@ -53,9 +52,6 @@ class GpuTrial(TimedTrial):
         self._weights = [self._weight() for _ in range(copies or self._copies())]
         self.calls = max(CALLS, len(self._weights))
         self._x = self._rows()
-        self._largest = None
-        if isinstance(self._x, Measured):
-            self._largest = self._x.values.float().abs().amax(1)
         rows, outputs = product.rows, product.outputs
         self._residual = self._normal(rows, outputs).to(self._dtype)
         self._gate = self._normal(outputs)
@@ -105,10 +101,6 @@ class GpuTrial(TimedTrial):
     def _run(self, module, weight, options: dict) -> list[Tensor]:
         """The product by `fused_reference` or by the kernels; its results, newly made or not."""
         exact = module is fused_reference
-        capturing = self.device.type == 'cuda' and torch.cuda.is_current_stream_capturing()
-        if isinstance(self._x, Measured) and not capturing:
-            assert self._largest is not None
-            self._x.largest.copy_(self._largest)  # whoever reads the rows leaves zeros
         if self.product.heads:
             heads = self.product.outputs // self._size - 2
             keys, values = (
@@ -170,11 +162,8 @@ class GpuTrial(TimedTrial):
         self._generator.manual_seed(0)
         return self._plain_weight()
 
-    def _rows(self) -> Tensor | Quantized | Measured:
+    def _rows(self) -> Tensor | Quantized:
         rows, columns = self.product.rows, self.product.columns
-        if self.product.measured:
-            largest = torch.zeros(rows, device=self.device)
-            return Measured(self._normal(rows, columns).to(self._dtype), largest, Rows())
         if self._float is not None:
             return self._normal(rows, columns).to(self._float)
         scale = (self._normal(rows).abs() + 0.1) / 127

@@ -19,7 +19,6 @@ import triton
 import triton.language as tl
 
 from quantvla_ros.kernels.triton_kernels import _halves, _scaled_halves
-from quantvla_ros.kernels.triton_rows import _integers, _largest, _step
 from quantvla_ros.kernels.triton_start import release, wait
 
 
@@ -83,10 +82,7 @@ def _products(
     start,
     stop,
     K,
-    inverse,
-    usable,
     INTEGER: tl.constexpr,
-    ROUNDED: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
     EVEN_K: tl.constexpr,
@@ -95,10 +91,7 @@ def _products(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Sums over columns start to stop of x [M, K] by rows of weight [N, K].
-
-    ROUNDED, x becomes integers on its way: times `inverse` of its rows, where they are `usable`.
-    """
+    """Sums over columns start to stop of x [M, K] by rows of weight [N, K]."""
     SUM: tl.constexpr = tl.int32 if INTEGER else tl.float32
     columns = tl.arange(0, BLOCK_K)
     # The columns lie across a left operand and down a right one.
@@ -116,10 +109,6 @@ def _products(
         else:
             x = tl.load(x_at, mask=x_columns < K - at, other=0)
             w = tl.load(w_at, mask=w_columns < K - at, other=0)
-        if ROUNDED:
-            x = _integers(
-                x.to(tl.float32), _along_rows(inverse, LEFT), _along_rows(usable, LEFT), 127.0
-            )
         sums = _dot(x, w, sums, LEFT, SUM, PRECISION, WIDEN)
         x_at += BLOCK_K
         w_at += BLOCK_K
@@ -308,7 +297,6 @@ def _finish(
     keys_ptr,
     values_ptr,
     start_ptr,
-    largest_ptr,
     y_ptr,
     M,
     N,
@@ -316,7 +304,6 @@ def _finish(
     eps,
     KIND: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    LARGEST: tl.constexpr,
     PAIR: tl.constexpr,
     GROUP: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -366,12 +353,7 @@ def _finish(
         if EPILOGUE == 'gated':
             y = _activated(a, ACTIVATION) * b
             at = places * (N // 2) + _along_outputs(outputs, LEFT)
-            y = y.to(y_ptr.dtype.element_ty)
-            tl.store(y_ptr + at, y, mask=inside)
-            if LARGEST:
-                magnitude = tl.where(inside, _largest(y.to(tl.float32)), 0.0)
-                magnitude = tl.max(magnitude, axis=0 if LEFT else 1)
-                tl.atomic_max(largest_ptr + rows, magnitude, mask=rows < M, sem='relaxed')
+            tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
         else:
             head, inner = outputs // PAIR, outputs % PAIR
             first_rows = _first(outputs, PAIR)
@@ -431,7 +413,6 @@ def gemm_kernel(
     keys_ptr,
     values_ptr,
     start_ptr,
-    largest_ptr,
     y_ptr,
     M,
     N,
@@ -440,9 +421,6 @@ def gemm_kernel(
     eps,
     KIND: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    LARGEST: tl.constexpr,
-    ROUNDED: tl.constexpr,
-    SMALLEST: tl.constexpr,
     PAIR: tl.constexpr,
     GROUP: tl.constexpr,
     SCALE_SUMS: tl.constexpr,
@@ -486,10 +464,6 @@ def gemm_kernel(
     first = part * length
     stop = tl.minimum(first + length, K)
     wait(AHEAD)
-    inverse, usable = 1.0, True
-    if ROUNDED:
-        largest = tl.load(largest_ptr + x_rows)
-        _, inverse, usable = _step(largest, largest_ptr, 127.0, SMALLEST, False)
     if KIND == 'int4':
         sums = _packed_products(
             x_ptr,
@@ -534,10 +508,7 @@ def gemm_kernel(
             first,
             stop,
             K,
-            inverse,
-            usable,
             KIND == 'int8',
-            ROUNDED,
             PRECISION,
             WIDEN,
             EVEN_K,
@@ -564,7 +535,6 @@ def gemm_kernel(
             keys_ptr,
             values_ptr,
             start_ptr,
-            largest_ptr,
             y_ptr,
             M,
             N,
@@ -572,7 +542,6 @@ def gemm_kernel(
             eps,
             KIND,
             EPILOGUE,
-            LARGEST,
             PAIR,
             GROUP,
             HAS_BIAS,
@@ -608,7 +577,6 @@ def reduce_kernel(
     keys_ptr,
     values_ptr,
     start_ptr,
-    largest_ptr,
     y_ptr,
     M,
     N,
@@ -616,7 +584,6 @@ def reduce_kernel(
     eps,
     KIND: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    LARGEST: tl.constexpr,
     PAIR: tl.constexpr,
     GROUP: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -662,7 +629,6 @@ def reduce_kernel(
         keys_ptr,
         values_ptr,
         start_ptr,
-        largest_ptr,
         y_ptr,
         M,
         N,
@@ -670,7 +636,6 @@ def reduce_kernel(
         eps,
         KIND,
         EPILOGUE,
-        LARGEST,
         PAIR,
         GROUP,
         HAS_BIAS,

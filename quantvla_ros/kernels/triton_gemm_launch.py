@@ -21,13 +21,7 @@ from torch import Tensor
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import triton_int8
-from quantvla_ros.kernels.fused_types import (
-    FloatWeight,
-    Int8Weight,
-    Measured,
-    Norm,
-    Quantized,
-)
+from quantvla_ros.kernels.fused_types import FloatWeight, Int8Weight, Norm, Quantized
 from quantvla_ros.kernels.gemm_tiles import (
     FEW_ROWS,
     GemmTile,
@@ -38,8 +32,6 @@ from quantvla_ros.kernels.gemm_tiles import (
 )
 from quantvla_ros.kernels.gpu import gpu_of, launch_options
 from quantvla_ros.kernels.halves import HalvedWeight
-from quantvla_ros.kernels.reference import SMALLEST
-from quantvla_ros.kernels.rows import Rows
 from quantvla_ros.kernels.tile_table import best_tile
 
 ACTIVATIONS = ('gelu_tanh', 'silu', 'relu')
@@ -66,7 +58,6 @@ class _Epilogue:
     values: Tensor | None = None
     first: int | Tensor = 0
     eps: float = 0.0
-    largest: Tensor | None = None
 
 
 def linear(
@@ -96,7 +87,7 @@ def linear(
 
 
 def linear_norm(
-    x: Tensor | Quantized | Measured,
+    x: Tensor | Quantized,
     weight: MatrixWeight,
     norm: Norm,
     *,
@@ -114,10 +105,6 @@ def linear_norm(
     outputs = weight.outputs
     product = replace(product_of(x, weight), joined=_rows(x) <= FEW_ROWS)
     if not product.joined or not triton_norms.joins(outputs, norm.rows):
-        if isinstance(x, Measured):
-            found = triton_norms.quantize_rows(x.values, x.rows)
-            x.largest.zero_()
-            x = found
         y = linear(x, weight, residual=residual, gate=gate, out=out, tile=tile)
         return y, triton_norms.normed(y, norm)
     y = _output(out, (_rows(x), outputs), residual.dtype, x)
@@ -133,7 +120,6 @@ def linear_norm(
     left = triton_norms.Unfinished(
         sums=sums,
         row_scale=x.scale if isinstance(x, Quantized) else None,
-        largest=x.largest if isinstance(x, Measured) else None,
         scale=weight.scale if not isinstance(weight, FloatWeight) else None,
         sixteenths=isinstance(weight, HalvedWeight) and product.group == 0,
         bias=weight.bias,
@@ -160,27 +146,6 @@ def gated_linear(
         )
     y = _output(out, (_rows(x), outputs // 2), x.dtype, x)
     return _launch(x, weight, y, _Epilogue('gated', 1, activation), tile)
-
-
-def gated_rows(
-    x: Tensor | Quantized,
-    weight: MatrixWeight,
-    *,
-    activation: str,
-    rows: Rows,
-    largest: Tensor,
-    tile: GemmTile | None = None,
-) -> Measured:
-    """As `fused_reference.gated_rows`. `tile`: instead of the chosen one (for tuning)."""
-    _check_activation(activation)
-    count = _rows(x)
-    if largest.shape != (count,) or largest.dtype != torch.float32:
-        raise BackendError(
-            f'largest: expected [{count}] float32, found {list(largest.shape)} {largest.dtype}'
-        )
-    y = _output(None, (count, weight.outputs // 2), x.dtype, x)
-    _launch(x, weight, y, _Epilogue('gated', 1, activation, largest=largest), tile)
-    return Measured(y, largest, rows)
 
 
 def attention_inputs(
@@ -246,12 +211,12 @@ def attention_inputs(
 
 
 def product_of(
-    x: Tensor | Quantized | Measured, weight: MatrixWeight, *, pair: int = 0, head: int = 0
+    x: Tensor | Quantized, weight: MatrixWeight, *, pair: int = 0, head: int = 0
 ) -> Product:
     """What the choice of a tile depends on."""
     kind = {Int8Weight: 'int8', HalvedWeight: 'int4'}.get(type(weight))
     return Product(
-        kind=kind or str(getattr(x, 'dtype', None)).removeprefix('torch.'),
+        kind=kind or str(x.dtype).removeprefix('torch.'),
         rows=_rows(x),
         outputs=weight.outputs,
         columns=weight.columns,
@@ -259,12 +224,11 @@ def product_of(
         head=head,
         group=weight.group if isinstance(weight, HalvedWeight) else 0,
         heads=pair > 1,
-        measured=isinstance(x, Measured),
     )
 
 
 def _launch(
-    x: Tensor | Quantized | Measured,
+    x: Tensor | Quantized,
     weight: MatrixWeight,
     y: Tensor,
     epilogue: _Epilogue,
@@ -315,7 +279,6 @@ def _launch(
         epilogue.keys,
         epilogue.values,
         epilogue.first if isinstance(epilogue.first, Tensor) else None,
-        x.largest if isinstance(x, Measured) else epilogue.largest,
     ]
     # An absent one is never read; the kernel only wants something in its place.
     after = [y if t is None else t.contiguous() for t in tensors]
@@ -323,7 +286,6 @@ def _launch(
     options: dict[str, Any] = {
         'KIND': kind,
         'EPILOGUE': epilogue.kind,
-        'LARGEST': epilogue.largest is not None,
         'PAIR': epilogue.pair,
         'GROUP': group,
         'HAS_BIAS': weight.bias is not None,
@@ -353,13 +315,11 @@ def _launch(
             outputs,
             columns,
             *sizes,
-            ROUNDED=isinstance(x, Measured),
-            SMALLEST=SMALLEST,
             SCALE_SUMS=tile.rows <= 64,
             PTX=y.device.type == 'cuda',
             # Three products of TF32 are as exact as one of float32, on the matrix units.
             PRECISION='tf32x3' if y.device.type == 'cuda' else 'ieee',
-            WIDEN=y.device.type == 'cpu' and matrix.dtype == torch.bfloat16,
+            WIDEN=y.device.type == 'cpu' and values.dtype == torch.bfloat16,
             EVEN_K=columns % tile.columns == 0,
             UNFINISHED=tile.split > 1 or left is not None,
             BULK=tile.bulk,
@@ -409,25 +369,16 @@ def _descriptors(x: Tensor, matrix: Tensor, tile: GemmTile, pair: int) -> tuple[
     )
 
 
-def _operand(
-    x: Tensor | Quantized | Measured, weight: MatrixWeight
-) -> tuple[Tensor, Tensor | None]:
+def _operand(x: Tensor | Quantized, weight: MatrixWeight) -> tuple[Tensor, Tensor | None]:
     """The left side of the product as the kernel reads it, and the scales of its rows."""
     if isinstance(weight, FloatWeight):
-        if not isinstance(x, Tensor):
+        if isinstance(x, Quantized):
             raise BackendError('x: expected a tensor before a weight in floating point')
         if x.dtype not in _FLOATS or weight.weight.dtype != x.dtype:
             raise BackendError(
                 f'x: expected the dtype of the weight, {weight.weight.dtype}, found {x.dtype}'
             )
         values, scale = x.contiguous(), None
-    elif isinstance(x, Measured):
-        if not isinstance(weight, Int8Weight) or weight.turn is not None:
-            raise BackendError(
-                f'weight: expected integers of 8 bits for rows that are measured, found '
-                f'{type(weight).__name__}'
-            )
-        values, scale = x.values.contiguous(), None
     elif isinstance(x, Quantized):
         if not isinstance(weight, (Int8Weight, HalvedWeight)) or weight.turn is not None:
             raise BackendError(
@@ -444,17 +395,16 @@ def _operand(
     return values, scale
 
 
-def _rows(x: Tensor | Quantized | Measured) -> int:
-    return (x if isinstance(x, Tensor) else x.values).shape[0]
+def _rows(x: Tensor | Quantized) -> int:
+    return (x.values if isinstance(x, Quantized) else x).shape[0]
 
 
-def _device(x: Tensor | Quantized | Measured) -> torch.device:
-    return (x if isinstance(x, Tensor) else x.values).device
+def _device(x: Tensor | Quantized) -> torch.device:
+    return (x.values if isinstance(x, Quantized) else x).device
 
 
 def _output(
-    out: Tensor | None, shape: tuple[int, int], dtype: torch.dtype,
-    x: Tensor | Quantized | Measured,
+    out: Tensor | None, shape: tuple[int, int], dtype: torch.dtype, x: Tensor | Quantized
 ) -> Tensor:
     if out is None:
         return torch.empty(shape, dtype=dtype, device=_device(x))

@@ -94,7 +94,6 @@ def _joined(
     w_bias_ptr,
     residual_ptr,
     gate_ptr,
-    largest_ptr,
     row,
     sources,
     inside,
@@ -102,8 +101,6 @@ def _joined(
     WIDTH,
     PARTS: tl.constexpr,
     INTEGER: tl.constexpr,
-    MEASURED: tl.constexpr,
-    SMALLEST: tl.constexpr,
     SIXTEENTHS: tl.constexpr,
     PLUS_BIAS: tl.constexpr,
     GATED: tl.constexpr,
@@ -118,12 +115,7 @@ def _joined(
     if INTEGER:
         if SIXTEENTHS:
             y *= 0.0625  # the 16 of `_halves`; exact
-        if MEASURED:
-            largest = tl.load(largest_ptr + row)
-            scale, _, usable = _step(largest, largest_ptr, 127.0, SMALLEST, False)
-            y = y * tl.where(usable, scale, float('nan'))
-        else:
-            y = y * tl.load(row_scale_ptr + row)
+        y = y * tl.load(row_scale_ptr + row)
         y = y * tl.load(w_scale_ptr + sources, mask=inside, other=0.0)
     if PLUS_BIAS:
         y += tl.load(w_bias_ptr + sources, mask=inside, other=0.0).to(tl.float32)
@@ -151,7 +143,6 @@ def norm_kernel(
     w_bias_ptr,
     residual_ptr,
     gate_ptr,
-    largest_ptr,
     x_stride,
     M,
     WIDTH,
@@ -159,7 +150,6 @@ def norm_kernel(
     offset,
     PARTS: tl.constexpr,
     INTEGER: tl.constexpr,
-    MEASURED: tl.constexpr,
     SIXTEENTHS: tl.constexpr,
     PLUS_BIAS: tl.constexpr,
     GATED: tl.constexpr,
@@ -199,12 +189,9 @@ def norm_kernel(
         sources = columns
     if PARTS > 0:
         x = _joined(
-            sums_ptr, row_scale_ptr, w_scale_ptr, w_bias_ptr, residual_ptr, gate_ptr, largest_ptr,
-            row, sources, inside, M, WIDTH, PARTS, INTEGER, MEASURED, SMALLEST, SIXTEENTHS,
-            PLUS_BIAS, GATED,
+            sums_ptr, row_scale_ptr, w_scale_ptr, w_bias_ptr, residual_ptr, gate_ptr, row, sources,
+            inside, M, WIDTH, PARTS, INTEGER, SIXTEENTHS, PLUS_BIAS, GATED,
         ).to(x_ptr.dtype.element_ty)  # fmt: skip
-        if MEASURED:  # as the next ones that are measured want to find it
-            tl.store(largest_ptr + row, 0.0)
         tl.store(x_ptr + row * x_stride + sources, x, mask=inside)
         x = tl.where(inside, x.to(tl.float32), 0.0)
     else:
@@ -365,7 +352,6 @@ class Unfinished:
     Attributes:
         sums: [parts, M, W] int32 or float32.
         row_scale, scale: [M] and [W] float32 of integers; None: the sums are of floats.
-        largest: [M] float32 instead of row_scale, as `Measured` has it; left at zero.
         sixteenths: the sums are 16 times what they are.
         bias, gate: [W] or None.
         residual: [M, W].
@@ -378,7 +364,6 @@ class Unfinished:
     bias: Tensor | None
     gate: Tensor | None
     residual: Tensor
-    largest: Tensor | None = None
 
 
 def joins(width: int, rows: Rows | None) -> bool:
@@ -512,13 +497,13 @@ def _norm(
 
 def _product(product: Unfinished | None, x: Tensor) -> dict[str, Any]:
     """The kernel's arguments for what is to be finished first."""
-    names = ('sums', 'row_scale', 'w_scale', 'w_bias', 'residual', 'gate', 'largest')
+    names = ('sums', 'row_scale', 'w_scale', 'w_bias', 'residual', 'gate')
     if product is None:
-        switches = ('PARTS', 'INTEGER', 'MEASURED', 'SIXTEENTHS', 'PLUS_BIAS', 'GATED')
+        switches = ('PARTS', 'INTEGER', 'SIXTEENTHS', 'PLUS_BIAS', 'GATED')
         return {f'{name}_ptr': x for name in names} | dict.fromkeys(switches, 0)
     tensors = (
         product.sums, product.row_scale, product.scale, product.bias, product.residual,
-        product.gate, product.largest,
+        product.gate,
     )  # fmt: skip
     # An absent one is never read.
     found: dict[str, Any] = {
@@ -528,7 +513,6 @@ def _product(product: Unfinished | None, x: Tensor) -> dict[str, Any]:
     found.update(
         PARTS=product.sums.shape[0],
         INTEGER=product.scale is not None,
-        MEASURED=product.largest is not None,
         SIXTEENTHS=product.sixteenths,
         PLUS_BIAS=product.bias is not None,
         GATED=product.gate is not None,
