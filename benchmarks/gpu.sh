@@ -74,7 +74,8 @@ step() {
     tune) each "$python" -m quantvla_ros tune ARGS --precision bf16,w8a8,w4a8 --out "$out/tiles" ;;
     bench)
       each "$python" -m quantvla_ros bench ARGS --precision bf16,w8a8,w4a8,w8a8-extended \
-        --baselines eager,cudagraph --runs 100 --warm-up 1 --out "$out/bench_NAME.json"
+        --baselines eager,cudagraph --baseline-precision bf16 --runs 100 --warm-up 1 \
+        --out "$out/bench_NAME.json"
       ;;
     profile) each "$python" benchmarks/profile_engine.py ARGS --out "$out/profile_NAME.json" ;;
     ready)

@@ -85,6 +85,15 @@ def test_every_architecture_is_measured_in_float_and_integers(kind, tmp_path, ca
     ElementTree.parse(tmp_path / 'bench.svg')
 
 
+def test_baselines_run_in_the_precisions_that_are_asked_for(tmp_path, capsys):
+    some = ('--size', 'tiny', '--precision', 'float32,w8a8', *SHORTER)
+    _, found = bench(tmp_path, *some, '--baseline-precision', 'float32')
+    ran = {(row['precision'], row['system']) for row in found['rows']}
+    assert ran == {('float32', 'eager'), ('float32', 'engine'), ('w8a8', 'engine')}
+    assert main(['bench', *QUICK, *some, '--baseline-precision', 'w4a8']) == 2
+    assert 'expected any of float32, w8a8, found w4a8' in capsys.readouterr().err
+
+
 class Shifted(Plain):
     """Fast and wrong."""
 

@@ -83,14 +83,15 @@ def _relative(value: Tensor, reference: Tensor) -> float:
 
 def bench(
     workload: Workload,
-    precisions: Sequence[str],
-    systems: Sequence[System],
+    systems: Mapping[str, Sequence[System]],
     device: torch.device,
     settings: Settings,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """Measure everything.
 
+    Args:
+        systems: what runs, by precision.
     Returns:
         What `--out` writes: see docs/bench.md.
     """
@@ -100,9 +101,9 @@ def bench(
     progress('what the device does at best')
     ceilings = measure_ceilings(device, seconds=min(settings.warm_up, 1.0))
     run = _Run(workload, device, settings, progress)
-    for precision in precisions:
-        run.precision(precision, systems)
-    reference = run.reference(precisions)
+    for precision, ways in systems.items():
+        run.precision(precision, ways)
+    reference = run.reference(list(systems))
     for row in run.rows:
         if is_done(row):
             run.judge(row, reference)

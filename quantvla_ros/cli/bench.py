@@ -47,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--baselines', metavar='LIST',
         help='any of eager, cudagraph, compile (default: eager,cudagraph on a GPU, eager on a CPU)',
     )
+    parser.add_argument(
+        '--baseline-precision', metavar='LIST',
+        help='precisions that the baselines run in (default: all of --precision)',
+    )
     parser.add_argument('--device', help='cpu, cuda or cuda:N (default: cuda where there is one)')
     parser.add_argument('--runs', type=int, default=200, help='of each figure (default 200)')
     parser.add_argument(
@@ -98,14 +102,26 @@ def run(args: argparse.Namespace) -> int:
     precisions = _words('precision', args.precision, usual)
     for precision in precisions:
         check_precision(workload, precision)
-    systems = [
-        system for name, system in SYSTEMS.items() if name in asked or name not in BASELINES
-    ]
+    compared = _words('baseline-precision', args.baseline_precision, ','.join(precisions))
+    strange = [name for name in compared if name not in precisions]
+    if strange:
+        raise BackendError(
+            f'baseline-precision: expected any of {", ".join(precisions)}, found '
+            f'{", ".join(strange)}'
+        )
+    systems = {
+        precision: [
+            system
+            for name, system in SYSTEMS.items()
+            if name not in BASELINES or (name in asked and precision in compared)
+        ]
+        for precision in precisions
+    }
 
     def progress(what: str) -> None:
         print(f'bench: {what}', file=sys.stderr, flush=True)
 
-    found = bench(workload, precisions, systems, device, settings, progress)
+    found = bench(workload, systems, device, settings, progress)
     print(bench_text(found))
     if args.out is not None:
         _write(args.out, found)
