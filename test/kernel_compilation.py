@@ -85,6 +85,7 @@ class Launch:
     kernel: Any
     arguments: dict[str, Any]
     options: dict[str, Any]
+    grid: tuple[int, ...] = ()
 
     def compiled_for(self, capability):
         """Its code, specialised as Triton would specialise it for these arguments."""
@@ -137,6 +138,6 @@ class Recorder:
             options = {name: named.pop(name) for name in OPTIONS if name in named}
             arguments |= named | self._as_on_gpu
             assert set(arguments) <= set(self.kernel.arg_names)
-            self.launches.append(Launch(self.kernel, arguments, options))
+            self.launches.append(Launch(self.kernel, arguments, options, grid))
 
         return launch

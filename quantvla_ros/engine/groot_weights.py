@@ -193,10 +193,23 @@ def _steps(
         first, second = (load.by_step(steps, layer) for layer in _mlp(block))
         blocks.append([
             HeadBlock(
-                _modulated(modulation(modulations[step].blocks[index]), inputs[step]),
+                Norm(
+                    None,
+                    eps=BLOCK_EPS,
+                    centered=True,
+                    modulation=modulation(modulations[step].blocks[index]),
+                    rows=rows_of(inputs[step]),
+                    ahead=(inputs[step], output[step]),
+                ),
                 inputs[step],
                 output[step],
-                Norm(None, eps=BLOCK_EPS, centered=True, rows=rows_of(first[step])),
+                Norm(
+                    None,
+                    eps=BLOCK_EPS,
+                    centered=True,
+                    rows=rows_of(first[step]),
+                    ahead=(first[step], second[step]),
+                ),
                 first[step],
                 second[step],
                 block.crosses,
@@ -210,11 +223,6 @@ def _steps(
         actions = _affine(load, _chained(encode.layer1, encode.layer2[step]))
         found.append(HeadStep(actions, tuple(by_step[step] for by_step in blocks), final))
     return _affine(load, encode.layer3), tuple(found)
-
-
-def _modulated(modulation: tuple[Tensor, Tensor], reader: Weight) -> Norm:
-    rows = rows_of(reader)
-    return Norm(None, eps=BLOCK_EPS, centered=True, modulation=modulation, rows=rows)
 
 
 def _of_linear(linear: nn.Module) -> Affine:

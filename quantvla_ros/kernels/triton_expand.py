@@ -15,9 +15,9 @@ import triton.language as tl
 
 from quantvla_ros.kernels import triton_int8
 from quantvla_ros.kernels.fused_types import Int8Weight
-from quantvla_ros.kernels.halves import RUN, SPAN, HalvedWeight
+from quantvla_ros.kernels.halves import RUN, HalvedWeight
 
-_ROWS, _BYTES = 8, 1024  # of the packed weights that a program takes
+_ROWS, _SPANS = 4, 32  # of the packed weights that a program takes
 
 
 @triton.jit
@@ -27,46 +27,46 @@ def expand_kernel(
     q_ptr,
     N,
     K,
-    width,
+    spans,
     GROUP: tl.constexpr,
     RUN: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    SPANS: tl.constexpr,
 ):
-    """One program per block of halves [N, width]: q [N, K] int8, times their group's scale."""
-    rows = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = (rows < N)[:, None] & (places < width)[None, :]
-    rows = tl.where(rows < N, rows, 0).to(tl.int64)
-    w = tl.load(halves_ptr + rows[:, None] * width + places[None, :], mask=inside, other=0)
-    columns = (places // RUN) * (2 * RUN) + places % RUN
+    """One program per block of halves [N, spans, RUN]: q [N, K] int8, times their group's scale."""
+    rows = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    span = tl.program_id(0) * SPANS + tl.arange(0, SPANS)
+    inside = (rows < N)[:, None] & (span < spans)[None, :]
+    inner = tl.arange(0, RUN)[None, None, :]
+    at = (rows[:, None] * spans + span[None, :])[:, :, None] * RUN + inner
+    w = tl.load(halves_ptr + at, mask=inside[:, :, None], other=0)
     low, high = (w & 0xF).to(tl.int16) - 8, (w >> 4).to(tl.int16) - 8
-    if GROUP > 0:  # both halves of a byte are of one group
-        groups = rows[:, None] * tl.cdiv(K, GROUP) + (columns // GROUP)[None, :]
+    if GROUP > 0:  # a span is of one group
+        groups = rows[:, None] * tl.cdiv(K, GROUP) + (span * (2 * RUN) // GROUP)[None, :]
         scale = tl.load(group_scale_ptr + groups, mask=inside, other=1).to(tl.int16)
-        low, high = low * scale, high * scale
-    at = q_ptr + rows[:, None] * K + columns[None, :]
-    tl.store(at, low.to(tl.int8), mask=inside & (columns < K)[None, :])
-    tl.store(at + RUN, high.to(tl.int8), mask=inside & (columns + RUN < K)[None, :])
+        low, high = low * scale[:, :, None], high * scale[:, :, None]
+    columns = (span * (2 * RUN))[None, :, None] + inner
+    at = q_ptr + (rows * K)[:, None, None] + columns
+    tl.store(at, low.to(tl.int8), mask=inside[:, :, None] & (columns < K))
+    tl.store(at + RUN, high.to(tl.int8), mask=inside[:, :, None] & (columns + RUN < K))
 
 
 def expanded(weight: HalvedWeight) -> Int8Weight:
     """The same weight in int8: equal to the packed one, in the same order of columns."""
-    outputs, width = weight.halves.shape
+    outputs, spans = weight.outputs, weight.halves.shape[1] // RUN
     q = torch.empty((outputs, weight.columns), dtype=torch.int8, device=weight.halves.device)
-    grid = (-(-width // _BYTES), -(-outputs // _ROWS))
     with triton_int8._on(q.device):
-        expand_kernel[grid](
+        expand_kernel[-(-spans // _SPANS), -(-outputs // _ROWS)](
             weight.halves,
             weight.halves if weight.group_scale is None else weight.group_scale,
             q,
             outputs,
             weight.columns,
-            width,
+            spans,
             GROUP=weight.group,
             RUN=RUN,
-            BLOCK_N=_ROWS,
-            BLOCK=min(_BYTES, max(SPAN, triton.next_power_of_2(width))),
+            ROWS=_ROWS,
+            SPANS=_SPANS,
             num_warps=4,
         )
     return Int8Weight(q, weight.scale, weight.bias, weight.rows, weight.turn)

@@ -83,6 +83,8 @@ def linear(
         )
     if gate is not None and gate.shape != (outputs,):
         raise BackendError(f'gate: expected [{outputs}], found {list(gate.shape)}')
+    if tile is None and residual is None and _by_library(x, weight, y, activation):
+        return y
     return _launch(x, weight, y, _Epilogue('linear', 0, activation, residual, gate), tile)
 
 
@@ -225,6 +227,31 @@ def product_of(
         group=weight.group if isinstance(weight, HalvedWeight) else 0,
         heads=pair > 1,
     )
+
+
+def _by_library(
+    x: Tensor | Quantized, weight: MatrixWeight, y: Tensor, activation: str | None
+) -> bool:
+    """Have cuBLAS write y, where it has all of the product and is faster: rows are many.
+
+    Returns:
+        Whether it did.
+    """
+    if not isinstance(weight, FloatWeight) or not isinstance(x, Tensor) or weight.bias is None:
+        return False
+    matrix, bias = weight.weight.t(), weight.bias
+    kinds = {x.dtype, matrix.dtype, bias.dtype, y.dtype}
+    if x.device.type != 'cuda' or x.shape[0] <= FEW_ROWS or len(kinds) > 1:
+        return False
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    if activation is None:
+        torch.addmm(bias, x, matrix, out=y)
+    elif activation == 'gelu_tanh':  # what `use_gelu` means
+        torch.ops.aten._addmm_activation.out(bias, x, matrix, use_gelu=True, out=y)
+    else:
+        return False
+    return True
 
 
 def _launch(
