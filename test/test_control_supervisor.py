@@ -462,3 +462,19 @@ def test_a_gripper_that_the_old_chunk_moved_while_the_policy_thought_is_no_jump(
     before = sample(bench.chunks[0].points, sent.stamp + round(sent.times[0] * 1e9))
     np.testing.assert_allclose(sent.positions[0], before, atol=1e-9)
     assert sent.positions[-1, 0] > 0.9
+
+
+def test_an_arm_is_not_pulled_to_where_a_controller_that_was_away_was_told_to_have_it(running):
+    running.supervisor.obstruct('the controller has gone away')
+    running.position['a'] += 0.2  # less than may be off at a start, and far too much for a jump
+    running.pass_time(1000)
+    running.supervisor.obstruct(None)
+    running.pass_time(50)
+    assert running.supervisor.plan() is None
+    running.pass_time(600)
+    before = len(running.chunks)
+    running.infer(still(running.position))
+    assert len(running.chunks) == before + 1 and running.status.state is State.RUNNING
+    points = running.chunks[-1].points
+    # All of it stays where the arm is: the chunk asks for no motion.
+    assert np.abs(points.positions - [running.position['b'], running.position['a']]).max() < 1e-3

@@ -51,6 +51,8 @@ from quantvla_ros.control.twist import check_workspace, gone_by
 # s between publishing a trajectory and its first point: what a message takes to arrive, and a
 # controller's cycle.
 LEAD = 0.01
+# rad or m from where it was told to come to rest that an arm which has followed may stand.
+_FOLLOWED = 0.02
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,13 @@ class Handover:
         motion = self.motion
         return None if motion is None else state_of(motion.points, instant)
 
+    def stands_elsewhere(self, measured: Measured, now: int) -> bool:
+        """Whether all that was commanded is over at `now` ns, and the arm is not where that led."""
+        motion = self.motion
+        return (
+            motion is not None and now >= motion.points.end and self._off(measured) > _FOLLOWED
+        )
+
     def use(self, contract: Contract) -> None:
         """The same contract with other limits, from the next chunk on."""
         self._contract = contract
@@ -183,11 +192,14 @@ class Handover:
 
     def _astray(self, measured: Measured) -> bool:
         """Whether the arm is where it is told to be no more."""
+        return self._off(measured) > self._contract.action.start_tolerance
+
+    def _off(self, measured: Measured) -> float:
+        """How far the arm is from where it is told to be, rad or m; fingers may hold something."""
         if self.motion is None:
-            return True
+            return math.inf
         told = state_at(self.motion.points, measured.stamp)[0]
-        off = np.where(self._grippers, 0.0, np.abs(told - measured.position))
-        return bool((off > self._contract.action.start_tolerance).any())
+        return float(np.where(self._grippers, 0.0, np.abs(told - measured.position)).max())
 
     def guidance(self, stamp: int, observed: np.ndarray, now: int) -> rtc.Guidance | None:
         """What a chunk is to begin like that is inferred now; None: whatever the policy likes.

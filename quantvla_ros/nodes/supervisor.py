@@ -375,7 +375,14 @@ class Supervisor:
         if self._healthy_since is None:
             self._healthy_since = now
             self._change(State.HOLDING, Cause.RECOVERING)
-        return (now - self._healthy_since) * 1e-9 >= self.tuning.recovery_time
+        if (now - self._healthy_since) * 1e-9 < self.tuning.recovery_time:
+            return False
+        # A controller that was away has not heard all that it was told, and an arm that was started
+        # again follows none of it: go on from where the arm is measured.
+        measured = self._joints.latest
+        if measured is not None and self._handover.stands_elsewhere(measured, now):
+            self._handover.forget()
+        return True
 
     def _clock_jumped(self, now: int, how: str) -> None:
         self._generation += 1
