@@ -176,7 +176,6 @@ class FollowOutput:
             if newest:
                 self._newest = handle
                 self.problem = ''
-        self._around.accepted()
         handle.get_result_async().add_done_callback(partial(self._on_result, number))
 
     def _on_result(self, number: int, future: Future) -> None:
@@ -196,6 +195,9 @@ class FollowOutput:
             self.superseded += 1  # ended for the next one
         else:
             self._fail(sentence)
+            return
+        # Not before: a controller may take one goal after the other and follow none.
+        self._around.accepted()
 
     def _on_feedback(self, message: Any) -> None:
         error = message.feedback.error.positions
