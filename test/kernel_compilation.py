@@ -85,7 +85,6 @@ class Launch:
     kernel: Any
     arguments: dict[str, Any]
     options: dict[str, Any]
-    grid: tuple[int, ...] = ()
 
     def compiled_for(self, capability):
         """Its code, specialised as Triton would specialise it for these arguments."""
@@ -138,6 +137,6 @@ class Recorder:
             options = {name: named.pop(name) for name in OPTIONS if name in named}
             arguments |= named | self._as_on_gpu
             assert set(arguments) <= set(self.kernel.arg_names)
-            self.launches.append(Launch(self.kernel, arguments, options, grid))
+            self.launches.append(Launch(self.kernel, arguments, options))
 
         return launch

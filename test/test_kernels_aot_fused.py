@@ -25,7 +25,7 @@ from kernel_compilation import (
 )
 
 from quantvla_ros.kernels import triton_gemm_launch, triton_int8
-from quantvla_ros.kernels.fused_types import FloatWeight, Int8Weight, Norm, Quantized
+from quantvla_ros.kernels.fused_types import FloatWeight, Int8Weight, Quantized
 from quantvla_ros.kernels.gemm_tiles import EXCLUDED, GemmTile, Product, choose_gemm_tile, exclusion
 from quantvla_ros.kernels.halves import HalvedWeight
 from quantvla_ros.kernels.rows import Rows
@@ -329,22 +329,6 @@ def test_a_norm_compiles(on, capability, width, rows, precision, instruction, mo
     for launch in (adaptive, plain) if EVERYTHING else (adaptive,):
         launch.arguments['PRECISION'] = precision
         check(launch, capability, instruction)
-
-
-@pytest.mark.parametrize('capability', [90, 120])
-def test_weights_are_asked_for_beside_a_norm(on, capability, monkeypatch):
-    from quantvla_ros.kernels import triton_norms
-
-    launches = on(capability)
-    options = {'AHEAD': True}
-    monkeypatch.setattr(triton_norms, 'launch_options', lambda device, rows: options)
-    _, first = operands('int8', 50, 1024, 8192)
-    _, second = operands('int4 128', 50, 4096, 1024)
-    triton_norms.normed(empty(50, 1024), Norm(None, rows=Rows(), ahead=(first, second)))
-    (launch,) = launches()
-    assert launch.grid == (50 + (8192 * 1024 + 4096 * 1024 // 2) // 65536,)
-    compiled = check(launch, capability)
-    assert 'cp.async.bulk.prefetch.L2' in compiled.asm['ptx']
 
 
 @pytest.mark.parametrize(

@@ -193,23 +193,10 @@ def _steps(
         first, second = (load.by_step(steps, layer) for layer in _mlp(block))
         blocks.append([
             HeadBlock(
-                Norm(
-                    None,
-                    eps=BLOCK_EPS,
-                    centered=True,
-                    modulation=modulation(modulations[step].blocks[index]),
-                    rows=rows_of(inputs[step]),
-                    ahead=(inputs[step], output[step]),
-                ),
+                _modulated(modulation(modulations[step].blocks[index]), inputs[step]),
                 inputs[step],
                 output[step],
-                Norm(
-                    None,
-                    eps=BLOCK_EPS,
-                    centered=True,
-                    rows=rows_of(first[step]),
-                    ahead=(first[step], second[step]),
-                ),
+                Norm(None, eps=BLOCK_EPS, centered=True, rows=rows_of(first[step])),
                 first[step],
                 second[step],
                 block.crosses,
@@ -223,6 +210,11 @@ def _steps(
         actions = _affine(load, _chained(encode.layer1, encode.layer2[step]))
         found.append(HeadStep(actions, tuple(by_step[step] for by_step in blocks), final))
     return _affine(load, encode.layer3), tuple(found)
+
+
+def _modulated(modulation: tuple[Tensor, Tensor], reader: Weight) -> Norm:
+    rows = rows_of(reader)
+    return Norm(None, eps=BLOCK_EPS, centered=True, modulation=modulation, rows=rows)
 
 
 def _of_linear(linear: nn.Module) -> Affine:

@@ -64,6 +64,4 @@ def linear_normed(
 
 
 def _before(norm: Norm, reader: Weight | None, out: Tensor | None) -> Norm:
-    if reader is None:
-        return replace(norm, rows=None, out=out)
-    return replace(norm, rows=rows_of(reader), out=out, ahead=(reader,))
+    return replace(norm, rows=None if reader is None else rows_of(reader), out=out)

@@ -187,12 +187,7 @@ class PI05Forward(WordsLast):
         weights = self.weights
         sizes, at = weights.config.expert, weights.expert[step]
         tokens = fused.linear(x, weights.action_in, out=self._tokens)
-        norms = [
-            _modulated_norm(
-                n.before_attention, n.eps, rows_of(n.qkv), ahead=(n.qkv, n.output)
-            )
-            for n in at.layers
-        ]
+        norms = [_modulated_norm(n.before_attention, n.eps, rows_of(n.qkv)) for n in at.layers]
         # The last product is in float32, as the network's: the norm writes what that reads.
         norms.append(_modulated_norm(at.final, at.eps, None, self._features_buffer))
         y = fused.normed(tokens, norms[0])
@@ -212,10 +207,7 @@ class PI05Forward(WordsLast):
             y = fused.attention(
                 query, keys, values, count=self.counts[1], scale=sizes.head_dim**-0.5
             )
-            norm = _modulated_norm(
-                layer.before_mlp, layer.eps, rows_of(layer.gate_up),
-                ahead=(layer.gate_up, layer.down),
-            )  # fmt: skip
+            norm = _modulated_norm(layer.before_mlp, layer.eps, rows_of(layer.gate_up))
             _, _, gate = layer.before_attention
             tokens, y = fused.linear_norm(
                 y, layer.output, norm, residual=tokens, gate=gate, out=tokens
@@ -238,10 +230,9 @@ def _modulated_norm(
     eps: float,
     rows: Rows | None,
     out: Tensor | None = None,
-    ahead: tuple[Weight, ...] = (),
 ) -> Norm:
     scale, shift, _ = modulation
-    return Norm(None, eps=eps, modulation=(scale, shift), rows=rows, out=out, ahead=ahead)
+    return Norm(None, eps=eps, modulation=(scale, shift), rows=rows, out=out)
 
 
 def _prefix_layers(load: WeightLoader, network: PI05) -> tuple[_PrefixLayer, ...]:

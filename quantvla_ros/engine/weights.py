@@ -62,7 +62,7 @@ class WeightLoader:
         """A matrix [N, K] and its bias, of the activations' dtype unless one is given."""
         dtype = dtype or self.dtype
         return FloatWeight(
-            self.tensor(weight, dtype), None if bias is None else self.tensor(bias, torch.float32)
+            self.tensor(weight, dtype), None if bias is None else self.tensor(bias, dtype)
         )
 
     def weight(

@@ -145,8 +145,6 @@ class Norm:
         modulation: scale and shift, [W] float32 each, or None.
         rows: how the result becomes integers; None: it stays a tensor.
         out: where a tensor goes.
-        ahead: weights of the products that follow, at most two: few rows leave time to ask for
-            them meanwhile.
     """
 
     weight: Tensor | None
@@ -157,7 +155,6 @@ class Norm:
     modulation: tuple[Tensor, Tensor] | None = None
     rows: Rows | None = None
     out: Tensor | None = None
-    ahead: tuple[Weight, ...] = ()
 
 
 def rows_of(weight: Weight) -> Rows | None:

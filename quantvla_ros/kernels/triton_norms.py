@@ -27,12 +27,12 @@ from torch import Tensor
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import triton_int8
-from quantvla_ros.kernels.fused_types import Norm, Quantized, Weight
+from quantvla_ros.kernels.fused_types import Norm, Quantized
 from quantvla_ros.kernels.gpu import launch_options
 from quantvla_ros.kernels.reference import SMALLEST
 from quantvla_ros.kernels.rows import Rows
 from quantvla_ros.kernels.triton_rows import _integers, _largest, _step
-from quantvla_ros.kernels.triton_start import PART, fetch, release, wait
+from quantvla_ros.kernels.triton_start import release, wait
 
 LONGEST = 16384  # a row is held in registers
 LARGEST_BLOCK = 128  # of a rotation: larger ones do not fit into the shared memory
@@ -125,7 +125,7 @@ def _joined(
     return y + residual.to(tl.float32)
 
 
-@triton.jit(do_not_specialize=['M', 'first_size', 'second_size'])
+@triton.jit(do_not_specialize=['M'])
 def norm_kernel(
     x_ptr,
     weight_ptr,
@@ -143,16 +143,11 @@ def norm_kernel(
     w_bias_ptr,
     residual_ptr,
     gate_ptr,
-    first_ptr,
-    first_size,
-    second_ptr,
-    second_size,
     x_stride,
     M,
     WIDTH,
     eps,
     offset,
-    FETCH: tl.constexpr,
     PARTS: tl.constexpr,
     INTEGER: tl.constexpr,
     SIXTEENTHS: tl.constexpr,
@@ -180,15 +175,9 @@ def norm_kernel(
     The row is a tile of its blocks, [BLOCKS, BLOCK], which a rotation [B, B] multiplies at once;
     without a rotation it is one block of LONGEST columns at most. Not NORMED, the row is quantized
     as it is. With PARTS the row is first made, and stored in x, of the unfinished sums of a product
-    [PARTS, M, WIDTH] and a residual. With FETCH, its threads, programs beyond the rows' ask for the
-    weights of what follows.
+    [PARTS, M, WIDTH] and a residual.
     """
     release(AHEAD)
-    if FETCH > 0:  # noqa: SIM102  # a constant decides whether this is compiled
-        if tl.program_id(0) >= M:
-            program = tl.program_id(0) - M
-            fetch(first_ptr, first_size, second_ptr, second_size, program, FETCH)
-            return
     wait(AHEAD)
     row = tl.program_id(0).to(tl.int64)
     inner = tl.arange(0, BLOCK)
@@ -388,7 +377,7 @@ def normed(x: Tensor, norm: Norm) -> Tensor | Quantized:
     """`fused_reference.normed` in one kernel."""
     return _norm(
         x, norm.weight, norm.bias, norm.eps, norm.modulation, norm.rows, norm.out,
-        offset=norm.offset, centered=norm.centered, ahead=norm.ahead,
+        offset=norm.offset, centered=norm.centered,
     )  # fmt: skip
 
 
@@ -396,7 +385,7 @@ def finish(product: Unfinished, x: Tensor, norm: Norm) -> Tensor | Quantized:
     """Finish a product into x [M, W], and norm that, in one kernel."""
     return _norm(
         x, norm.weight, norm.bias, norm.eps, norm.modulation, norm.rows, norm.out,
-        offset=norm.offset, centered=norm.centered, product=product, ahead=norm.ahead,
+        offset=norm.offset, centered=norm.centered, product=product,
     )  # fmt: skip
 
 
@@ -428,7 +417,6 @@ def _norm(
     centered: bool = False,
     normed: bool = True,
     product: Unfinished | None = None,
-    ahead: tuple[Weight, ...] = (),
 ) -> Tensor | Quantized:
     count, width = x.shape
     scale, shift = (None, None) if modulation is None else modulation
@@ -490,46 +478,21 @@ def _norm(
             rotated = arguments['rotation_ptr'] is not x
             size = _matrix_size(block) if rotated else triton.next_power_of_2(block)
             high = _matrix_size(blocks) if rotated else 1
-            options = launch_options(x.device, count)
-            warps = 4 if size * high <= 4096 else 8
-            programs, fetched = _fetched(ahead if options['AHEAD'] else (), x, 32 * warps)
-            norm_kernel[(count + programs,)](
+            norm_kernel[(count,)](
                 **arguments,
                 **_product(product, x),
-                **fetched,
                 NORMED=normed,
                 QUANTIZED=rows is not None,
                 ROTATED=rotated,
                 B=block,
                 BLOCKS=high,
                 BLOCK=size,
-                num_warps=warps,
-                **options,
+                num_warps=4 if size * high <= 4096 else 8,
+                **launch_options(x.device, count),
             )
     if rows is None:
         return y
     return out if isinstance(out, Quantized) else Quantized(y, row_scale, x.dtype)
-
-
-def _fetched(
-    weights: tuple[Weight, ...], x: Tensor, threads: int
-) -> tuple[int, dict[str, Any]]:
-    """Programs that ask for weights, and the kernel's arguments for them."""
-    found: dict[str, Any] = {'first_ptr': x, 'second_ptr': x, 'first_size': 0, 'second_size': 0}
-    programs = 0
-    stored = [tensor for weight in weights[:2] for tensor in _stored(weight)]
-    for name, tensor in zip(('first', 'second'), stored, strict=False):
-        found[f'{name}_ptr'], found[f'{name}_size'] = tensor, tensor.nbytes
-        programs += triton.cdiv(tensor.nbytes, PART.value)
-    return programs, found | {'FETCH': threads if programs else 0}
-
-
-def _stored(weight: Weight) -> list[Tensor]:
-    """What is read of a weight, if it can be asked for."""
-    tensor = getattr(weight, 'halves', getattr(weight, 'weight', None))
-    if tensor is None or tensor.nbytes < PART.value or tensor.nbytes % 16:
-        return []
-    return [tensor]
 
 
 def _product(product: Unfinished | None, x: Tensor) -> dict[str, Any]:
