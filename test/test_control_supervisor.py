@@ -478,3 +478,100 @@ def test_an_arm_is_not_pulled_to_where_a_controller_that_was_away_was_told_to_ha
     points = running.chunks[-1].points
     # All of it stays where the arm is: the chunk asks for no motion.
     assert np.abs(points.positions - [running.position['b'], running.position['a']]).max() < 1e-3
+
+
+# A controller that refuses a command, or takes it and gives it up.
+
+def refuse(bench) -> None:
+    bench.supervisor.refused('no')
+    bench.supervisor.not_followed('no')
+
+
+def refused_after(bench, ms: int = 20):
+    """A chunk is refused `ms` after it was sent; the arm is on its way by the one before."""
+    first = bench.chunks[0].points
+    bench.pass_time(400)
+    bench.position['a'] = float(sample(first, bench.now)[1])
+    bench.state()
+    bench.infer(still(bench.position, 0.02))
+    assert len(bench.chunks) == 2
+    bench.pass_time(ms)
+    bench.position['a'] = float(sample(first, bench.now)[1])
+    bench.joints.store(bench.now, ['a', 'b'], [bench.position['a'], 0.0], [0.4, 0.0])
+    refuse(bench)
+
+
+def test_a_refused_chunk_is_not_taken_for_what_the_arm_does(running):
+    refused_after(running)
+    assert running.status.cause is Cause.REFUSED and 'no' in running.status.sentence
+    running.supervisor.watch()
+    # Braked from what is measured, at the speed that is measured.
+    assert running.sent == ['chunk', 'chunk', 'hold']
+    hold = running.holds[0]
+    at = running.position['a']
+    np.testing.assert_allclose(hold.positions, [[0.0, at + 0.4 * 0.3 / 2]], atol=1e-9)
+    assert (hold.velocities == 0.0).all()
+
+
+def test_after_a_refusal_the_next_chunk_leads_on_from_where_the_arm_came_to_rest(running):
+    refused_after(running)
+    running.supervisor.watch()
+    rest = running.holds[0].positions[0, 1] + 0.1  # it went on with the chunk before, not braking
+    running.position['a'] = rest
+    running.pass_time(200)
+    assert running.supervisor.plan() is None
+    assert running.status.cause is Cause.RECOVERING
+    running.pass_time(600)
+    running.infer(still(running.position, 0.02))
+    assert running.sent[-1] == 'chunk' and running.status.state is State.RUNNING
+    points = running.chunks[-1].points
+    np.testing.assert_allclose(points.positions[0], [0.0, rest], atol=1e-9)
+    np.testing.assert_allclose(points.velocities[0], 0.0, atol=1e-9)
+
+
+def test_a_hold_that_is_refused_is_sent_again_and_nothing_is_planned_before_one_is_taken(running):
+    refused_after(running)
+    running.supervisor.watch()
+    for count in (2, 3):
+        refuse(running)
+        running.pass_time(100)
+        assert running.supervisor.plan() is None and running.status.cause is Cause.REFUSED
+        running.pass_time(190)
+        assert len(running.holds) == count - 1
+        running.pass_time(20)
+        assert len(running.holds) == count
+    running.pass_time(50)
+    assert running.supervisor.plan() is None and running.status.cause is Cause.RECOVERING
+    running.pass_time(400)
+    assert running.supervisor.plan() is None
+    running.pass_time(200)
+    running.infer(still(running.position))
+    assert running.status.state is State.RUNNING
+
+
+def test_what_was_inferred_before_a_refusal_is_void(running):
+    running.pass_time(400)
+    work = running.supervisor.plan()
+    refuse(running)
+    running.supervisor.deliver(work, still(running.position), 0.0)
+    assert running.sent == ['chunk'] and running.supervisor.counts.superseded == 1
+    assert running.status.cause is Cause.REFUSED
+
+
+def test_a_chunk_that_is_refused_while_it_is_sent_leaves_the_arm_holding(running):
+    running.pass_time(400)
+    send = running.chunk
+    running.chunk = lambda sent: (send(sent), refuse(running))
+    running.infer(still(running.position))
+    assert running.sent == ['chunk', 'chunk'] and running.status.cause is Cause.REFUSED
+
+
+def test_an_emergency_stop_holds_an_arm_whose_last_hold_was_refused(running):
+    refused_after(running)
+    running.supervisor.watch()
+    refuse(running)
+    running.supervisor.emergency(True)
+    assert running.sent == ['chunk', 'chunk', 'hold', 'hold']
+    refuse(running)
+    running.pass_time(1000)
+    assert len(running.holds) == 2 and running.status.cause is Cause.LATCHED

@@ -204,6 +204,7 @@ def _wire(
         refused=lambda sentence: supervisor.refused(sentence),
         accepted=lambda: supervisor.accepted(),
         sent_goal=lambda goal: share.sent_goal(goal),
+        not_followed=lambda sentence: supervisor.not_followed(sentence),
     )
     commands = Commands(node, contract, info.artifact_id, changed, around)
     share = SharedController(node, contract, commands)

@@ -34,6 +34,7 @@ class Brakes:
         self._freshness, self._joints = freshness, joints
         self._handover, self._sink, self._counts = handover, sink, counts
         self._runs_until = 0  # ns; when the chunk that runs has come to rest, 0 where none runs
+        self._again = 0  # ns; before that a hold that was refused is not tried again
         self.owed = False
 
     def runs(self, until: int) -> None:
@@ -42,16 +43,24 @@ class Brakes:
 
     def forget(self) -> None:
         """Nothing that this node commanded moves the arm."""
-        self._runs_until, self.owed = 0, False
+        self._runs_until, self._again, self.owed = 0, 0, False
 
-    def owe(self) -> None:
-        """What is commanded has times of another clock: hold once the joints are measured on it."""
-        self._runs_until = 0
+    def owe(self, again: int = 0) -> None:
+        """The arm does something else than it was told: hold once it is known where it is.
+
+        Args:
+            again: ns; not before.
+        """
+        self._runs_until, self._again = 0, again
         self.owed = self.owed or self._handover.motion is not None
 
+    def due(self, now: int) -> bool:
+        """Whether a hold that is owed is to be sent at `now` ns."""
+        return self.owed and now >= self._again
+
     def hold_if_moving(self, now: int, within: float) -> None:
-        """Send a hold where a chunk still moves the arm at `now` ns."""
-        if now < self._runs_until:
+        """Send a hold where a chunk still moves the arm at `now` ns, or one is due."""
+        if now < self._runs_until or self.due(now):
             self.hold(now, within)
 
     def hold(self, now: int, within: float) -> None:

@@ -37,7 +37,8 @@ class Surroundings:
     Attributes:
         measured: the newest joints, in the order of the action's names.
         refused: called with the other side's reason where it refuses or gives up a command.
-        accepted: called where it took one.
+        accepted: called where it took one, and followed it where that can be known.
+        not_followed: called with the reason where the arm does not do what it was told last.
         sent_goal: called with the id of each goal of an arm's action, before it goes out.
     """
 
@@ -45,6 +46,7 @@ class Surroundings:
     refused: Callable[[str], None] = _nothing
     accepted: Callable[[], None] = field(default=lambda: None)
     sent_goal: Callable[[bytes], None] = field(default=lambda goal: None)
+    not_followed: Callable[[str], None] = _nothing
 
 
 class Output(Protocol):

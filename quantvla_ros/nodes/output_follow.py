@@ -94,7 +94,7 @@ class FollowOutput:
         """Send what is left of a motion as the newest goal."""
         if not self._client.server_is_ready():
             self.problem = f'no action server at {self.name}'
-            self._around.refused(self.problem)
+            self._tell(self.problem)
             return
         now = self._node.get_clock().now().nanoseconds
         goal = self._type.Goal(trajectory=trajectory_message(remaining(points, now), self._frame))
@@ -207,4 +207,8 @@ class FollowOutput:
         self.failed += 1
         self.problem = sentence
         self._node.get_logger().warning(f'{self.name}: {sentence}')
+        self._tell(sentence)
+
+    def _tell(self, sentence: str) -> None:
         self._around.refused(sentence)
+        self._around.not_followed(sentence)

@@ -37,6 +37,7 @@ class Cause(Enum):
     CHUNK_DROPPED = 'the arm holds, the last chunk was dropped'
     CHUNK_ENDED = 'the arm stands at the end of its chunk, the policy is slower than a chunk lasts'
     WATCHDOG = 'nothing is sent until a watchdog is content again'
+    REFUSED = 'the arm holds, the controller refused a command or gave it up'
     CLOCK_JUMP = 'the arm holds, the clock jumped'
     INFERENCE_FAILED = 'the policy failed; deactivate and activate to try again'
     PAUSED = 'the policy leaves the arm to others'

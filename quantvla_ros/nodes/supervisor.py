@@ -33,7 +33,9 @@ from quantvla_ros.observation.types import Refusal
 # ns by which the clock must go back to count as a jump: a bag starts again, a simulator is reset.
 _JUMP = 1_000_000_000
 # After these the inputs must have been healthy for a while.
-_RECOVERED_FROM = (Cause.INPUTS, Cause.RECOVERING, Cause.WATCHDOG, Cause.CLOCK_JUMP)
+_RECOVERED_FROM = (
+    Cause.INPUTS, Cause.RECOVERING, Cause.WATCHDOG, Cause.CLOCK_JUMP, Cause.REFUSED
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Supervisor:
                 return
             if self._status.state is State.PAUSED:
                 self._go_on(now)
-            if self._brakes.owed and self._joints.latest is not None:
+            if self._brakes.due(now) and self._joints.latest is not None:
                 self._brakes.hold(now, self.tuning.hold_time)
             if self._obstructed(now):
                 return
@@ -206,7 +208,8 @@ class Supervisor:
                 joined.chunk, joined.motion.points, work, inference_time, joined.consumed,
                 joined.begin,
             ))
-            self._change(State.RUNNING, Cause.PUBLISHING)
+            if work.generation == self._generation:  # or it was refused at once
+                self._change(State.RUNNING, Cause.PUBLISHING)
 
     def failed(self, work: Work, message: str) -> None:
         """The policy raised: hold until a person deactivates the node."""
@@ -273,9 +276,28 @@ class Supervisor:
             return lines
 
     def refused(self, sentence: str) -> None:
-        """The controller refused or gave up a command."""
+        """The controller, or a gripper's, refused or gave up a command."""
         with self._lock:
             self._permission.latch.refused(sentence)
+
+    def not_followed(self, sentence: str) -> None:
+        """The arm does not do what it was told last: it holds, and goes on from where it is.
+
+        What it does instead is not known here: it goes on with a command from before, or was
+        stopped by its controller. So the hold starts from what is measured.
+        """
+        with self._lock:
+            if not self._active or self._handover.motion is None:
+                return
+            now = self._clock()
+            self._generation += 1
+            self._schedule.stopped()
+            # A hold that was itself refused is not sent again at once.
+            wait = self.tuning.hold_time if self._status.state is State.HOLDING else 0.0
+            self._brakes.owe(now + round(wait * 1e9))
+            self._handover.forget()
+            self._healthy_since = None
+            self._change(State.HOLDING, Cause.REFUSED, sentence)
 
     def accepted(self) -> None:
         """The controller took a command."""
@@ -311,6 +333,8 @@ class Supervisor:
             self._handover.forget()
             self._brakes.forget()
         else:
+            if self._brakes.owed:  # the last chance: nothing is sent from now on
+                self._brakes.hold(now, self.tuning.hold_time)
             self._brakes.hold_if_moving(now, self.tuning.hold_time)
             self._handover.broken_off()
         self._schedule.stopped()
@@ -372,6 +396,8 @@ class Supervisor:
         """Whether the inputs, of which an observation was made, have been fit for long enough."""
         if self._status.cause not in _RECOVERED_FROM:
             return True
+        if self._brakes.owed:
+            return False
         if self._healthy_since is None:
             self._healthy_since = now
             self._change(State.HOLDING, Cause.RECOVERING)

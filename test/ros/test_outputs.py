@@ -83,6 +83,7 @@ class Bench:
         self.node.crashed = self.crashed
         self.faults: list[Exception] = []
         self.refused: list[str] = []
+        self.not_followed: list[str] = []  # of the arm alone
         self.accepted = 0
         self.measured: Measured | None = None
         self.commands: Commands | None = None
@@ -102,7 +103,7 @@ class Bench:
             self.node, contract, 'none', lambda status: None,
             Surroundings(
                 lambda: self.measured, self._refuse, self._accept,
-                lambda goal: self.sent_goal(goal),
+                lambda goal: self.sent_goal(goal), self.not_followed.append,
             ),
         )
         for entity in vars(self.commands).values():
@@ -258,6 +259,7 @@ def test_a_goal_that_the_controller_refuses_is_told(bench):
     bench.until(lambda: bench.refused, 'a refusal')
     assert 'refused' in commands.problems[0]
     assert bench.accepted == 0
+    bench.until(lambda: bench.not_followed == bench.refused, 'that the arm does not follow it')
 
 
 def test_a_failure_is_told_with_the_name_of_its_code_and_the_controllers_words(bench):
