@@ -240,6 +240,34 @@ def _packed_products(
 
 
 @triton.jit
+def _fetch(
+    weight_ptr,
+    w_rows,
+    width,
+    start,
+    stop,
+    BYTES: tl.constexpr,
+):
+    """Ask for a tile's weights in the L2: bytes start to stop of rows of `width` elements.
+
+    Weights depend on nothing that runs, so they are on their way before the kernel's turn comes.
+    """
+    at = weight_ptr.to(tl.pointer_type(tl.int8)) + (w_rows * width * BYTES)[:, None]
+    lines = tl.arange(0, 8) * 128
+    for begin_at in range(start * BYTES, stop * BYTES, 8 * 128):
+        # What lies beyond the end asks for the last byte again.
+        line = at + tl.minimum(begin_at + lines, stop * BYTES - 1)[None, :]
+        tl.inline_asm_elementwise(
+            'prefetch.global.L2 [$1]; mov.b32 $0, 0;',
+            '=r,l',
+            [line],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+
+
+@triton.jit
 def _scaled(
     sums,
     rows,
@@ -440,6 +468,7 @@ def gemm_kernel(
     SPLIT: tl.constexpr,
     UNFINISHED: tl.constexpr,
     AHEAD: tl.constexpr,
+    BYTES: tl.constexpr,
     BULK: tl.constexpr,
     LEFT: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -463,6 +492,11 @@ def gemm_kernel(
     length = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT) * BLOCK_K
     first = part * length
     stop = tl.minimum(first + length, K)
+    if AHEAD:
+        if KIND == 'int4':
+            _fetch(weight_ptr, w_rows, tl.cdiv(K, 64) * 32, first // 2, tl.cdiv(stop, 64) * 32, 1)
+        else:
+            _fetch(weight_ptr, w_rows, K, first, stop, BYTES)
     wait(AHEAD)
     if KIND == 'int4':
         sums = _packed_products(

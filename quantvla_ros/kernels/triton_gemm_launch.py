@@ -349,6 +349,7 @@ def _launch(
             WIDEN=y.device.type == 'cpu' and values.dtype == torch.bfloat16,
             EVEN_K=columns % tile.columns == 0,
             UNFINISHED=tile.split > 1 or left is not None,
+            BYTES=matrix.element_size(),
             BULK=tile.bulk,
             LEFT=tile.left,
             BLOCK_M=tile.rows,
