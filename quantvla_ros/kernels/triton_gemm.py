@@ -492,7 +492,7 @@ def gemm_kernel(
     length = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT) * BLOCK_K
     first = part * length
     stop = tl.minimum(first + length, K)
-    if AHEAD:
+    if AHEAD and not BULK:
         if KIND == 'int4':
             _fetch(weight_ptr, w_rows, tl.cdiv(K, 64) * 32, first // 2, tl.cdiv(stop, 64) * 32, 1)
         else:
