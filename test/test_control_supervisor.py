@@ -368,6 +368,20 @@ def test_a_chunk_that_ends_before_the_next_is_said(running):
     assert running.status.state is State.RUNNING
 
 
+def test_an_inference_that_is_still_under_way_counts_in_how_long_one_takes(running):
+    running.pass_time(400)
+    work = running.supervisor.plan()
+    running.pass_time(2500)
+    assert running.status.cause is Cause.CHUNK_ENDED
+    # As it grows, in the same status, and said once.
+    assert 'inference takes 2.500 s' in running.status.sentence
+    assert [one.cause for one in running.statuses].count(Cause.CHUNK_ENDED) == 1
+    assert running.supervisor.counts.ended == 1
+    running.supervisor.deliver(work, still(running.position), 2.5)
+    running.pass_time(1500)
+    assert 'inference takes 2.250 s' in running.status.sentence  # p90 of 0 s and 2.5 s
+
+
 def test_a_policy_that_raises_is_a_fault_until_deactivated(running):
     running.pass_time(400)
     work = running.supervisor.plan()

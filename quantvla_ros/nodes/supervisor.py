@@ -89,6 +89,7 @@ class Supervisor:
         self._obstacle: tuple[str, str] | None = None
         self._deaf = False
         self._age = 0.0
+        self._begun: int | None = None  # ns; when the inference under way was planned
         self.counts = Counts()
         self._brakes = Brakes(contract.freshness, joints, self._handover, sink, self.counts)
         self._sight = Sight(contract, buffer, lambda: self._clock())
@@ -147,10 +148,12 @@ class Supervisor:
                 self._refused(refusal, now)
                 return
             ended = self._status.state is State.RUNNING and not self._schedule.running(now)
-            if ended:
-                self.counts.ended += 1
-                p90 = self._schedule.latencies.percentile(90.0)
-                self._change(State.HOLDING, Cause.CHUNK_ENDED, f'inference takes {p90:.3f} s')
+            self.counts.ended += ended
+            if ended or self._status.cause is Cause.CHUNK_ENDED:
+                # One that has not come back yet is in no percentile.
+                flight = 0.0 if self._begun is None else (now - self._begun) * 1e-9
+                longest = max(self._schedule.latencies.percentile(90.0), flight)
+                self._change(State.HOLDING, Cause.CHUNK_ENDED, f'inference takes {longest:.3f} s')
 
     def plan(self) -> Work | None:
         """An inference to do now, or None."""
@@ -169,6 +172,7 @@ class Supervisor:
             if not self._healthy(now):
                 return None
             self._schedule.looked(camera)
+            self._begun = now
             self._age = (now - oldest(observed)) * 1e-9
             guidance = self._handover.guidance(observed.stamp, self._sight.joints(observed), now)
             work = Work(observed, self._sequence, self._age, now, self._generation, guidance)
@@ -184,6 +188,7 @@ class Supervisor:
             inference_time: s.
         """
         with self._lock:
+            self._begun = None
             self.counts.inferences += 1
             self._schedule.latencies.add(inference_time)
             now = self._clock()
@@ -214,6 +219,7 @@ class Supervisor:
     def failed(self, work: Work, message: str) -> None:
         """The policy raised: hold until a person deactivates the node."""
         with self._lock:
+            self._begun = None
             if not self._active or work.generation != self._generation:
                 return
             self.stop(Cause.INFERENCE_FAILED, State.FAULT)
@@ -412,6 +418,7 @@ class Supervisor:
 
     def _clock_jumped(self, now: int, how: str) -> None:
         self._generation += 1
+        self._begun = None  # in another time
         self._schedule.reset()
         self._permission.forget()
         self._joints.clear()
