@@ -589,3 +589,21 @@ def test_an_emergency_stop_holds_an_arm_whose_last_hold_was_refused(running):
     refuse(running)
     running.pass_time(1000)
     assert len(running.holds) == 2 and running.status.cause is Cause.LATCHED
+
+
+def test_a_picture_that_was_seen_already_is_no_stand_in_for_the_broken_one_that_is_due(running):
+    running.pass_time(400, camera=True)
+    running.infer(still(running.position))
+    running.pass_time(350)
+    last = running.buffer.newest('eye')
+    running.schedule.looked(last)  # the good one
+    running.schedule.stopped()
+    running.pass_time(50, camera=False)
+    running.buffer.store('eye', SimpleNamespace(
+        header=stamp_of(running.now), height=2, width=2, encoding='rgb8', is_bigendian=0, step=6,
+        data=bytes(5),
+    ), running.now)
+    assert running.supervisor.plan() is None
+    assert running.status.cause is not Cause.INPUTS  # nothing is wrong, and nothing new to see
+    running.pass_time(50)
+    assert running.supervisor.plan() is not None

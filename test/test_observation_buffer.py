@@ -410,3 +410,51 @@ def test_no_observation_is_older_or_wider_than_the_contract_allows(events):
         assert isinstance(result, Observation) == fits
         if fits:
             assert {s: t for s, t in result.stamps.items() if s != 'language'} == newest
+
+
+# A broken picture does not spoil the good one before it.
+
+def broken(stamp):
+    message = camera(stamp)
+    message.data = bytes(5)
+    return message
+
+
+def test_the_last_good_picture_serves_until_it_is_stale_and_the_broken_ones_are_counted(bench):
+    bench = Bench(WIDE)
+    bench.buffer.store('language', 'go', bench.now)
+    bench.buffer.store('front', camera(bench.now, 7), bench.now)
+    good = bench.now
+    for count in range(1, 6):
+        bench.now += 50 * MS
+        bench.send('joint_states', 'ft', 'gap')
+        bench.buffer.store('front', broken(bench.now), bench.now)
+        seen = bench.observe()
+        assert isinstance(seen, Observation), seen
+        assert seen.stamps['front'] == good and (seen.images['images.front'] == 7).all()
+        assert bench.buffer.check(bench.now) is None
+        told = bench.buffer.broken('front')
+        assert told.count == count and told.received == bench.now and told.detail
+        assert bench.buffer.dropped()['front', Reason.UNUSABLE] == count
+    bench.now += 1
+    assert bench.fault().reason is Reason.UNUSABLE
+
+
+def test_broken_pictures_that_nobody_looked_at_are_passed_over_to_the_good_one(bench):
+    bench.send_all()
+    bench.now += 20 * MS
+    bench.buffer.store('front', camera(bench.now, 9), bench.now)
+    good = bench.now
+    for _ in range(3):
+        bench.now += 15 * MS
+        bench.buffer.store('front', broken(bench.now), bench.now)
+    bench.send('joint_states', 'ft', 'gap')
+    assert bench.observe().stamps['front'] == good
+
+
+def test_a_good_picture_that_is_out_of_step_is_no_stand_in_for_a_broken_one(bench):
+    bench.send_all(delay=0)
+    bench.now += 120 * MS  # the limit is 100
+    bench.buffer.store('front', broken(bench.now), bench.now)
+    bench.send('joint_states', 'ft', 'gap', delay=0)
+    assert bench.fault().reason is Reason.UNUSABLE

@@ -41,6 +41,7 @@ _LEVELS = {
 }
 # Bytes above which an image does not fit Fast DDS's default shared-memory segment (512 KiB).
 _LARGE_IMAGE = 500_000
+_BROKEN = 5_000_000_000  # ns for which a broken picture is a warning
 _PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 
 
@@ -87,7 +88,7 @@ def input_status(
 ) -> DiagnosticStatus:
     """One input topic: does it arrive, how often, how old, what was wrong with it."""
     newest = buffer.newest(entry.stream)
-    rate = entry.rate()
+    rate, broken = entry.rate(), buffer.broken(entry.stream)
     publishers = inputs.publishers(entry)
     dropped = {
         reason: count for (stream, reason), count in buffer.dropped().items()
@@ -124,6 +125,9 @@ def input_status(
         )
         if entry.size > _LARGE_IMAGE or entry.lost:
             message += f'; {_transport_hint()}'
+    elif broken is not None and now - broken.received < _BROKEN:
+        level = WARN
+        message += f'; broken pictures, {broken.count} so far, the last: {broken.detail}'
     elif entry.incompatible:
         level = WARN
         message += f'; another publisher cannot be heard, its {entry.incompatible} does not fit'

@@ -61,6 +61,10 @@ class Sight:
         known = [stamp for stamp in stamps if stamp is not None]
         return min(known) if len(known) == len(stamps) else None
 
+    def pictures(self, observation: Observation) -> int:
+        """ns; stamp of the oldest picture of a required camera in an observation."""
+        return min(observation.stamps[camera.name] for camera in self._cameras)
+
     def joints(self, observation: Observation) -> np.ndarray:
         """[actions] the action's joints in an observation, rad or m."""
         state = observation.state[self._columns].astype(np.float64)

@@ -171,6 +171,9 @@ class Supervisor:
                 return None
             if not self._healthy(now):
                 return None
+            camera = self._sight.pictures(observed)
+            if not self._schedule.due(now, camera):
+                return None  # the one that was due is broken, and the one before it was seen
             self._schedule.looked(camera)
             self._begun = now
             self._age = (now - oldest(observed)) * 1e-9

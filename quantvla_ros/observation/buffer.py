@@ -31,6 +31,8 @@ from quantvla_ros.observation.types import Fault, Observation, Reason, Refusal
 # A step back by more than this is a new pass of time (bag loop, simulator reset), not disorder;
 # a message that is this old already when it arrives comes from another clock, not a slow link.
 TIME_JUMP_NS = NS_PER_S
+# Pictures of a camera that are kept at most, in case that the newer ones turn out to be broken.
+_KEPT = 8
 
 
 @dataclass
@@ -59,6 +61,21 @@ class Latest:
 
 
 @dataclass(frozen=True)
+class Broken:
+    """Pictures of a camera that cannot be decoded.
+
+    Attributes:
+        count: those that an observation was to be made of.
+        received: ns, when the last one arrived.
+        detail: what was expected and found in it.
+    """
+
+    count: int
+    received: int
+    detail: str
+
+
+@dataclass(frozen=True)
 class _Command:
     text: str
     received: int | None  # ns; None for the contract's default
@@ -78,6 +95,8 @@ class ObservationBuffer:
         self._skew = _ns(contract.freshness.skew)
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
+        self._earlier: dict[str, list[_Entry]] = {}  # of cameras: fresh pictures, oldest first
+        self._broken: dict[str, Broken] = {}
         self._command = self._default_command()
         self._clock = 0  # ns; the latest time that was told
         self._received: Counter[str] = Counter()
@@ -107,6 +126,11 @@ class ObservationBuffer:
         with self._lock:
             return dict(self._dropped)
 
+    def broken(self, stream: str) -> Broken | None:
+        """A camera's pictures that could not be decoded; None where there were none."""
+        with self._lock:
+            return self._broken.get(stream)
+
     def left_out(self) -> Mapping[str, Fault]:
         """Optional cameras that the latest observation lacks though they have sent, and why."""
         with self._lock:
@@ -116,6 +140,8 @@ class ObservationBuffer:
         """Forget all messages and go back to the contract's default command; counts stay."""
         with self._lock:
             self._entries.clear()
+            self._earlier.clear()
+            self._broken.clear()
             self._zero_stamps.clear()
             self._left_out = {}
             self._distrusted = {}
@@ -152,6 +178,12 @@ class ObservationBuffer:
                     reason = Reason.OUT_OF_ORDER if behind else Reason.DUPLICATE
                     return self._drop(Fault(reason, stream, behind / NS_PER_S))
                 self._forget_after(entry.stamp + TIME_JUMP_NS, stream)
+            if kept is not None and stream in self._cameras and entry.stamp > kept.stamp:
+                fresh = [
+                    one for one in [*self._earlier.get(stream, []), kept]
+                    if one.error is None and entry.stamp - one.stamp <= self._limits[stream]
+                ]
+                self._earlier[stream] = fresh[1 - _KEPT :]
             self._entries[stream] = entry
             self._zero_stamps.discard(stream)
         return None
@@ -199,18 +231,26 @@ class ObservationBuffer:
         Args:
             now_ns: ns on the clock of the header stamps (the node's clock, or a bag's time).
         """
-        entries, command, faults, used, left_out = self._survey(now_ns)
-        values: dict[str, np.ndarray] = {}
-        if not faults:  # a picture that will not be used is not decoded
-            for stream in used:
+        news = True
+        while news:
+            entries, command, faults, used, left_out = self._survey(now_ns)
+            values: dict[str, np.ndarray] = {}
+            failed: dict[str, ObservationError] = {}
+            news = False
+            for stream in [] if faults else used:  # what will not be used is not decoded
+                known = entries[stream].error is not None
                 try:
                     values[stream] = self._value(stream, entries[stream])
                 except ObservationError as error:
-                    fault = Fault(Reason.UNUSABLE, stream, detail=str(error))
-                    if self._is_optional(stream):
-                        left_out[stream] = fault
-                    else:
-                        faults.append(fault)
+                    failed[stream] = error
+                    # Another look: the picture before it may do.
+                    news = news or (stream in self._cameras and not known)
+        for stream, why in failed.items():
+            fault = Fault(Reason.UNUSABLE, stream, detail=str(why))
+            if self._is_optional(stream):
+                left_out[stream] = fault
+            else:
+                faults.append(fault)
         with self._lock:
             self._left_out = left_out
         if faults:
@@ -243,9 +283,28 @@ class ObservationBuffer:
         if now <= 0:
             return entries, command, [Fault(Reason.NO_CLOCK, 'clock')], [], {}
         faults, used, left_out = self._select(entries, zero_stamps, distrusted, now)
+        whole = self._stand_ins(entries, now)
+        if whole and not faults:
+            _, fit, _ = self._select(entries | whole, zero_stamps, distrusted, now)
+            stood = entries | {stream: whole[stream] for stream in whole if stream in fit}
+            chosen = self._select(stood, zero_stamps, distrusted, now)
+            if not chosen[0]:  # otherwise it is the broken picture that is to be named
+                entries, (faults, used, left_out) = stood, chosen
         if command is None:
             faults.append(Fault(Reason.NO_INSTRUCTION, LANGUAGE_STREAM))
         return entries, command, faults, used, left_out
+
+    def _stand_ins(self, entries: Mapping[str, _Entry], now: int) -> dict[str, _Entry]:
+        """Fresh pictures from before those that are known to be broken."""
+        found: dict[str, _Entry] = {}
+        with self._lock:
+            for stream, earlier in self._earlier.items():
+                newest = entries.get(stream)
+                if newest is not None and newest.error is not None:
+                    for entry in earlier:
+                        if entry.error is None and now - entry.stamp <= self._limits[stream]:
+                            found[stream] = entry
+        return found
 
     def _select(
         self, entries: Mapping[str, _Entry], zero_stamps: set[str],
@@ -323,6 +382,9 @@ class ObservationBuffer:
                 entry.error = error
                 with self._lock:
                     self._dropped[stream, Reason.UNUSABLE] += 1
+                    if stream in self._cameras:
+                        count = self._dropped[stream, Reason.UNUSABLE]
+                        self._broken[stream] = Broken(count, entry.received, str(error))
                 raise
         return entry.value
 
@@ -363,6 +425,7 @@ class ObservationBuffer:
         for stream, entry in list(self._entries.items()):
             if entry.stamp > stamp or stream == cause:
                 del self._entries[stream]
+                self._earlier.pop(stream, None)
                 self._dropped[stream, Reason.TIME_JUMP] += 1
 
     def _is_optional(self, stream: str) -> bool:
