@@ -11,6 +11,7 @@
 #   kernels     the kernels' tests on the GPU
 #   engines     the engines' and the pictures' tests on the GPU
 #   tune        tiles of the published workloads, into DIR/tiles; the steps after it use them
+#   warm        compiles what the steps after it run, several workloads at a time
 #   bench       the published workloads, with their baselines
 #   profile     where the time of each goes
 #   ready       from a process to a policy that is ready, the first of the workloads
@@ -18,7 +19,8 @@
 #   products    int8 products against PyTorch's
 #
 # A step that fails does not stop the others; the exit status says whether one did. PYTHON: another
-# interpreter. STEP_SECONDS: the most that one step takes (default 900).
+# interpreter. STEP_SECONDS: the most that one step takes (default 900). AT_ONCE: processes of
+# `warm`, of up to 14 GB on the GPU each (default 5).
 set -uo pipefail
 
 if [ $# -eq 0 ]; then
@@ -29,7 +31,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 mkdir -p "$1/tiles" && out=$(cd "$1" && pwd)
 shift
 steps=("$@")
-[ ${#steps[@]} -gt 0 ] || steps=(kernels engines tune bench profile ready attention products)
+[ ${#steps[@]} -gt 0 ] || steps=(kernels engines tune warm bench profile ready attention products)
 python=${PYTHON:-python3}
 cd "$root" || exit
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
@@ -72,6 +74,16 @@ step() {
     kernels) tests test/test_kernels_{norms,attention,gemm,fused,triton}.py -k 'gpu or cuda' ;;
     engines) tests test/test_engine_{gpu,groot_gpu,smolvla_gpu,policy_gpu,pictures}.py ;;
     tune) each "$python" -m quantvla_ros tune ARGS --precision bf16,w8a8,w4a8 --out "$out/tiles" ;;
+    warm)
+      local precision
+      for workload in "${workloads[@]}"; do
+        for precision in bf16 w8a8 w4a8 w8a8-extended; do
+          echo "${workload#* } --precision $precision"
+        done
+      done |
+        xargs -P "${AT_ONCE:-5}" -L 1 "$python" benchmarks/profile_engine.py --runs 1 \
+          --out /dev/null
+      ;;
     bench)
       each "$python" -m quantvla_ros bench ARGS --precision bf16,w8a8,w4a8,w8a8-extended \
         --baselines eager,cudagraph --baseline-precision bf16 --runs 100 --warm-up 1 \

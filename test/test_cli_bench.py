@@ -94,6 +94,28 @@ def test_baselines_run_in_the_precisions_that_are_asked_for(tmp_path, capsys):
     assert 'expected any of float32, w8a8, found w4a8' in capsys.readouterr().err
 
 
+def test_a_run_that_is_stopped_leaves_what_it_has_measured(tmp_path, monkeypatch):
+    from quantvla_ros.bench import measure
+
+    def stopped(work, precision, device):
+        if precision == 'w8a8':
+            raise KeyboardInterrupt
+        return make_network(work, precision, device)
+
+    monkeypatch.setattr(measure, 'make_network', stopped)
+    out = tmp_path / 'bench.json'
+    some = ('--size', 'tiny', '--precision', 'w8a8,float32', *SHORTER)
+    try:
+        status = main(['bench', *QUICK, *some, '--out', str(out)])
+    except KeyboardInterrupt:
+        status = 130
+    assert status != 0
+    found = json.loads(out.read_text())
+    assert not found['complete']
+    assert {row['precision'] for row in found['rows']} == {'float32'}
+    assert all(row['right'] for row in found['rows'] if 'left_out' not in row)
+
+
 class Shifted(Plain):
     """Fast and wrong."""
 

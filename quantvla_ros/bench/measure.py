@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -87,13 +87,14 @@ def bench(
     device: torch.device,
     settings: Settings,
     progress: Callable[[str], None],
-) -> dict[str, Any]:
+) -> Iterator[dict[str, Any]]:
     """Measure everything.
 
     Args:
         systems: what runs, by precision.
-    Returns:
-        What `--out` writes: see docs/bench.md.
+    Yields:
+        What `--out` writes (see docs/bench.md), each time that a precision is done: the whole at
+        last, `complete`.
     """
     if device.index is not None and device.type == 'cuda':
         torch.cuda.set_device(device)  # events and graphs are of the current one
@@ -101,38 +102,40 @@ def bench(
     progress('what the device does at best')
     ceilings = measure_ceilings(device, seconds=min(settings.warm_up, 1.0))
     run = _Run(workload, device, settings, progress)
-    for precision, ways in systems.items():
-        run.precision(precision, ways)
     reference = run.reference(list(systems))
-    for row in run.rows:
-        if is_done(row):
-            run.judge(row, reference)
-            _bound(row, run.works[row['precision']], ceilings)
-    _speedups(run.rows)
-    return {
-        'format': FORMAT,
-        'about': about,
-        'workload': {
-            'name': workload.name if workload.directory is None else workload.directory.name,
-            'model': workload.kind,
-            'weights': 'random' if workload.directory is None else 'of the directory',
-            'integers': 'calibrated' if workload.artifact else 'rounded to the nearest',
-            **asdict(workload.lengths),
-            'camera': list(next(iter(workload.observation.images.values())).shape),
-        },
-        'settings': asdict(settings),
-        'reference': reference,
-        'ceilings': {
-            'operations_per_s': dict(ceilings.operations),
-            'bytes_per_s': ceilings.bandwidth,
-            'seen': dict(ceilings.seen),
-        },
-        'work': {
-            precision: {name: asdict(work) for name, work in works.items()}
-            for precision, works in run.works.items()
-        },
-        'rows': run.rows,
-    }
+    # What the others are compared with comes first.
+    for precision in sorted(systems, key=lambda name: name != reference):
+        run.precision(precision, systems[precision])
+        for row in run.rows:
+            if is_done(row):
+                run.judge(row, reference)
+                _bound(row, run.works[row['precision']], ceilings)
+        _speedups(run.rows)
+        yield {
+            'format': FORMAT,
+            'complete': len(run.works) == len(systems),
+            'about': about,
+            'workload': {
+                'name': workload.name if workload.directory is None else workload.directory.name,
+                'model': workload.kind,
+                'weights': 'random' if workload.directory is None else 'of the directory',
+                'integers': 'calibrated' if workload.artifact else 'rounded to the nearest',
+                **asdict(workload.lengths),
+                'camera': list(next(iter(workload.observation.images.values())).shape),
+            },
+            'settings': asdict(settings),
+            'reference': reference,
+            'ceilings': {
+                'operations_per_s': dict(ceilings.operations),
+                'bytes_per_s': ceilings.bandwidth,
+                'seen': dict(ceilings.seen),
+            },
+            'work': {
+                name: {part: asdict(work) for part, work in works.items()}
+                for name, works in run.works.items()
+            },
+            'rows': run.rows,
+        }
 
 
 def is_done(row: Mapping[str, Any]) -> bool:

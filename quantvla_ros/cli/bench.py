@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +119,18 @@ def run(args: argparse.Namespace) -> int:
         for precision in precisions
     }
 
-    def progress(what: str) -> None:
-        print(f'bench: {what}', file=sys.stderr, flush=True)
+    started = time.monotonic()
 
-    found = bench(workload, systems, device, settings, progress)
+    def progress(what: str) -> None:
+        seconds = time.monotonic() - started
+        print(f'bench: {seconds:5.0f} s  {what}', file=sys.stderr, flush=True)
+
+    for found in bench(workload, systems, device, settings, progress):
+        if args.out is not None:  # a run that is stopped leaves what it has
+            _write(args.out, found)
     print(bench_text(found))
     if args.out is not None:
-        _write(args.out, found)
+        print(f'{args.out}, {args.out.with_suffix(".svg")}', file=sys.stderr)
     good = all('left_out' in row or row.get('right') for row in found['rows'])
     return 0 if good else 1
 
@@ -165,4 +171,3 @@ def _write(path: Path, found: dict[str, Any]) -> None:
         raise BackendError(
             f'{path}: cannot write there ({error.strerror}); name another file'
         ) from None
-    print(f'{path}, {plot}', file=sys.stderr)
