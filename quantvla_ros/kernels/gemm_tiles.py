@@ -208,6 +208,11 @@ _MANY = (
 )
 
 
+_FEW_BULK = (
+    (64, 32, 256, 4, 6),
+    (64, 64, 128, 4, 8),
+    (64, 64, 256, 4, 4),
+)
 _MANY_BULK = (
     (128, 128, 128, 4, 4),
     (128, 128, 256, 4, 3),
@@ -260,12 +265,14 @@ def candidates(
     """Tiles that are worth a measurement for this product, each once."""
     shapes = [(numbers[:5], bulk) for numbers, bulk in _shapes(product, capability)]
     bulk = shapes[0][1]
-    more = _FEW if product.rows <= FEW_ROWS else _MANY_BULK if bulk else _MANY
+    few = product.rows <= FEW_ROWS
+    more = _FEW if few else _MANY_BULK if bulk else _MANY
     shapes += [(numbers, bulk) for numbers in more]
+    shapes += [(numbers, True) for numbers in (_FEW_BULK if few else ())]
     seen = set()
     for numbers, bulk in shapes:
-        # Which operand is the left one was seen to matter in bulk for the widest tiles alone.
-        for left in (False, True) if not bulk or numbers[1] == 256 else (False,):
+        # With many rows in bulk, which operand is the left one matters for the widest tiles alone.
+        for left in (False, True) if few or not bulk or numbers[1] == 256 else (False,):
             for split in (1, 2, 4, 8, 16):
                 tile = replace(_of(product.kind, *numbers), split=split, left=left, bulk=bulk)
                 fitting = fitted(tile, product, shared=shared, capability=capability)
