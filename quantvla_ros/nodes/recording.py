@@ -31,8 +31,8 @@ from quantvla_ros.errors import BagError
 from quantvla_ros.nodes.decisions import Sent, Sink, Work
 from quantvla_ros.nodes.share import share
 from quantvla_ros.nodes.states import Status
-from quantvla_ros.observation.buffer import TIME_JUMP_NS
 from quantvla_ros.observation.recording import INFERENCE, RECORDING, Conditions
+from quantvla_ros.observation.selection import TIME_JUMP_NS
 
 _NS = 1_000_000_000
 _BACKLOG = 1 << 28  # bytes of messages that may wait to be written

@@ -25,25 +25,12 @@ from quantvla_ros.contract.types import Contract
 from quantvla_ros.errors import ObservationError
 from quantvla_ros.observation.decode import decode_image
 from quantvla_ros.observation.messages import NS_PER_S, header_stamp
+from quantvla_ros.observation.selection import TIME_JUMP_NS, Entry, Selection
 from quantvla_ros.observation.state import field_values, joint_positions
 from quantvla_ros.observation.types import Fault, Observation, Reason, Refusal
 
-# A step back by more than this is a new pass of time (bag loop, simulator reset), not disorder;
-# a message that is this old already when it arrives comes from another clock, not a slow link.
-TIME_JUMP_NS = NS_PER_S
 # Pictures of a camera that are kept at most, in case that the newer ones turn out to be broken.
 _KEPT = 8
-
-
-@dataclass
-class _Entry:
-    """A stored message; `value` and `error` are filled when it is first asked for."""
-
-    message: Any
-    stamp: int  # ns, from the header; of arrival where the type has none
-    received: int  # ns
-    value: np.ndarray | None = None
-    error: ObservationError | None = None
 
 
 @dataclass(frozen=True)
@@ -91,11 +78,10 @@ class ObservationBuffer:
         self._contract = contract
         self._cameras = {camera.name: camera for camera in contract.cameras}
         self._parts = {part.name: part for part in contract.state}
-        self._limits = self._age_limits()
-        self._skew = _ns(contract.freshness.skew)
+        self._selection = Selection(contract)
         self._lock = threading.Lock()
-        self._entries: dict[str, _Entry] = {}
-        self._earlier: dict[str, list[_Entry]] = {}  # of cameras: fresh pictures, oldest first
+        self._entries: dict[str, Entry] = {}
+        self._earlier: dict[str, list[Entry]] = {}  # of cameras: fresh pictures, oldest first
         self._broken: dict[str, Broken] = {}
         self._command = self._default_command()
         self._clock = 0  # ns; the latest time that was told
@@ -108,7 +94,7 @@ class ObservationBuffer:
     @property
     def streams(self) -> tuple[str, ...]:
         """All streams that `store` knows, in the order of the contract."""
-        return (*self._limits, LANGUAGE_STREAM)
+        return (*self._selection.limits, LANGUAGE_STREAM)
 
     @property
     def instruction(self) -> str | None:
@@ -161,7 +147,7 @@ class ObservationBuffer:
         """
         if stream == LANGUAGE_STREAM:
             return self._store_command(message, receive_ns)
-        if stream not in self._limits:
+        if stream not in self._selection.limits:
             raise KeyError(f'no stream {stream!r} in {self._contract.source}: {self.streams}')
         stamp = header_stamp(message)
         with self._lock:
@@ -170,7 +156,7 @@ class ObservationBuffer:
             if stamp == 0:
                 self._zero_stamps.add(stream)
                 return self._drop(Fault(Reason.ZERO_STAMP, stream))
-            entry = _Entry(message, receive_ns if stamp is None else stamp, receive_ns)
+            entry = Entry(message, receive_ns if stamp is None else stamp, receive_ns)
             kept = self._entries.get(stream)
             if kept is not None and entry.stamp <= kept.stamp:
                 behind = kept.stamp - entry.stamp
@@ -181,7 +167,7 @@ class ObservationBuffer:
             if kept is not None and stream in self._cameras and entry.stamp > kept.stamp:
                 fresh = [
                     one for one in [*self._earlier.get(stream, []), kept]
-                    if one.error is None and entry.stamp - one.stamp <= self._limits[stream]
+                    if one.error is None and self._selection.is_fresh(stream, one, entry.stamp)
                 ]
                 self._earlier[stream] = fresh[1 - _KEPT :]
             self._entries[stream] = entry
@@ -214,14 +200,14 @@ class ObservationBuffer:
 
     def limit(self, stream: str) -> float:
         """s; how old a stream's newest message may be."""
-        return self._limits[stream] / NS_PER_S
+        return self._selection.limits[stream] / NS_PER_S
 
     def check(self, now_ns: int) -> Refusal | None:
         """As `observe`, without decoding: what stands against an observation, None for nothing."""
         entries, _, faults, used, _ = self._survey(now_ns)
         faults += [
             Fault(Reason.UNUSABLE, stream, detail=str(entries[stream].error)) for stream in used
-            if entries[stream].error is not None and not self._is_optional(stream)
+            if entries[stream].error is not None and not self._selection.is_optional(stream)
         ]
         return Refusal(tuple(faults)) if faults else None
 
@@ -247,7 +233,7 @@ class ObservationBuffer:
                     news = news or (stream in self._cameras and not known)
         for stream, why in failed.items():
             fault = Fault(Reason.UNUSABLE, stream, detail=str(why))
-            if self._is_optional(stream):
+            if self._selection.is_optional(stream):
                 left_out[stream] = fault
             else:
                 faults.append(fault)
@@ -271,9 +257,9 @@ class ObservationBuffer:
         )
 
     def _survey(self, now: int) -> tuple[
-        dict[str, _Entry], _Command | None, list[Fault], list[str], dict[str, Fault]
+        dict[str, Entry], _Command | None, list[Fault], list[str], dict[str, Fault]
     ]:
-        """What there is at this instant, and what `_select` says of it."""
+        """What there is at this instant, and what `Selection` says of it."""
         with self._lock:
             self._follow_clock(now)
             entries = dict(self._entries)
@@ -282,91 +268,31 @@ class ObservationBuffer:
             distrusted = self._distrusted
         if now <= 0:
             return entries, command, [Fault(Reason.NO_CLOCK, 'clock')], [], {}
-        faults, used, left_out = self._select(entries, zero_stamps, distrusted, now)
+        chosen = self._selection.select(entries, zero_stamps, distrusted, now)
         whole = self._stand_ins(entries, now)
-        if whole and not faults:
-            _, fit, _ = self._select(entries | whole, zero_stamps, distrusted, now)
+        if whole and not chosen.faults:
+            fit = self._selection.select(entries | whole, zero_stamps, distrusted, now).used
             stood = entries | {stream: whole[stream] for stream in whole if stream in fit}
-            chosen = self._select(stood, zero_stamps, distrusted, now)
-            if not chosen[0]:  # otherwise it is the broken picture that is to be named
-                entries, (faults, used, left_out) = stood, chosen
+            other = self._selection.select(stood, zero_stamps, distrusted, now)
+            if not other.faults:  # otherwise it is the broken picture that is to be named
+                entries, chosen = stood, other
         if command is None:
-            faults.append(Fault(Reason.NO_INSTRUCTION, LANGUAGE_STREAM))
-        return entries, command, faults, used, left_out
+            chosen.faults.append(Fault(Reason.NO_INSTRUCTION, LANGUAGE_STREAM))
+        return entries, command, chosen.faults, chosen.used, chosen.left_out
 
-    def _stand_ins(self, entries: Mapping[str, _Entry], now: int) -> dict[str, _Entry]:
+    def _stand_ins(self, entries: Mapping[str, Entry], now: int) -> dict[str, Entry]:
         """Fresh pictures from before those that are known to be broken."""
-        found: dict[str, _Entry] = {}
+        found: dict[str, Entry] = {}
         with self._lock:
             for stream, earlier in self._earlier.items():
                 newest = entries.get(stream)
                 if newest is not None and newest.error is not None:
                     for entry in earlier:
-                        if entry.error is None and now - entry.stamp <= self._limits[stream]:
+                        if entry.error is None and self._selection.is_fresh(stream, entry, now):
                             found[stream] = entry
         return found
 
-    def _select(
-        self, entries: Mapping[str, _Entry], zero_stamps: set[str],
-        distrusted: Mapping[str, Fault], now: int,
-    ) -> tuple[list[Fault], list[str], dict[str, Fault]]:
-        """Faults of what is required, streams that can be used, optional ones that cannot."""
-        faults: list[Fault] = []
-        used: list[str] = []
-        left_out: dict[str, Fault] = {}
-        for stream in self._limits:
-            entry = entries.get(stream)
-            fault = self._age_fault(stream, entry, stream in zero_stamps, now)
-            fault = fault or distrusted.get(stream)
-            if fault is None:
-                used.append(stream)
-            elif not self._is_optional(stream):
-                faults.append(fault)
-            elif fault.reason is not Reason.MISSING:
-                left_out[stream] = fault
-        required = [stream for stream in used if not self._is_optional(stream)]
-        if fault := self._skew_fault(required, entries):
-            return [*faults, fault], used, left_out
-        kept = list(required)
-        for stream in used:
-            if stream not in required:
-                if fault := self._skew_fault([*kept, stream], entries):
-                    left_out[stream] = fault
-                else:
-                    kept.append(stream)
-        return faults, [stream for stream in used if stream in kept], left_out
-
-    def _age_fault(
-        self, stream: str, entry: _Entry | None, zero_stamp: bool, now: int
-    ) -> Fault | None:
-        limit = self._limits[stream]
-        if entry is None:
-            return Fault(Reason.ZERO_STAMP if zero_stamp else Reason.MISSING, stream)
-        age = now - entry.stamp
-        if -self._skew <= age <= limit:
-            return None
-        if age < 0:
-            reason, limit = Reason.CLOCK_SKEW, self._skew
-        elif entry.received - entry.stamp > TIME_JUMP_NS:
-            reason = Reason.CLOCK_SKEW
-        elif zero_stamp:
-            reason = Reason.ZERO_STAMP
-        else:
-            reason = Reason.STALE if now - entry.received > limit else Reason.LATE
-        return Fault(reason, stream, age / NS_PER_S, limit / NS_PER_S)
-
-    def _skew_fault(self, streams: Iterable[str], entries: Mapping[str, _Entry]) -> Fault | None:
-        ordered = sorted(streams, key=lambda stream: entries[stream].stamp)
-        if not ordered:
-            return None
-        oldest, newest = ordered[0], ordered[-1]
-        apart = entries[newest].stamp - entries[oldest].stamp
-        if apart <= self._skew:
-            return None
-        return Fault(Reason.OUT_OF_STEP, f'{oldest}, {newest}', apart / NS_PER_S,
-                     self._skew / NS_PER_S)
-
-    def _value(self, stream: str, entry: _Entry) -> np.ndarray:
+    def _value(self, stream: str, entry: Entry) -> np.ndarray:
         """The entry's picture or numbers, made once."""
         if entry.error is not None:
             raise entry.error
@@ -427,17 +353,3 @@ class ObservationBuffer:
                 del self._entries[stream]
                 self._earlier.pop(stream, None)
                 self._dropped[stream, Reason.TIME_JUMP] += 1
-
-    def _is_optional(self, stream: str) -> bool:
-        return stream in self._cameras and not self._cameras[stream].required
-
-    def _age_limits(self) -> dict[str, int]:
-        """Age limits in ns by stream, in the order of the contract."""
-        fresh = self._contract.freshness
-        limits = {camera.name: _ns(fresh.cameras) for camera in self._contract.cameras}
-        limits[JOINT_STREAM] = _ns(fresh.joint_states)
-        return limits | {part.name: _ns(fresh.state) for part in self._contract.state}
-
-
-def _ns(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
