@@ -137,6 +137,19 @@ def test_a_controller_is_gone_exactly_after_it_was_away_for_the_timeout(looks):
         assert watch.gone == (last is not None and now - last > 1.0)
 
 
+def test_that_nobody_takes_the_commands_is_no_matter_of_a_timeout():
+    """What is told meanwhile is lost, so the arm would be caught up with what it has not heard."""
+    watch = ControllerWatch(1.0)
+    watch.look(0, 0, 0.0)
+    assert not watch.lost  # nobody yet: it may come
+    watch.look(1, 0, 0.1)
+    assert not watch.lost
+    watch.look(0, 0, 0.2)
+    assert watch.lost and not watch.gone and 'nobody takes the commands any more' in watch.sentence
+    watch.look(1, 0, 0.3)
+    assert not watch.lost
+
+
 def test_a_tool_that_shows_the_commands_does_not_stand_in_for_the_controller():
     watch = ControllerWatch(1.0)
     watch.look(2, 1, 0.0)
@@ -302,12 +315,14 @@ def test_an_obstacle_holds_at_once_voids_what_is_inferred_and_waits_after_its_en
     assert bench.now - begun >= 500 * MS  # the recovery time
 
 
-@pytest.mark.parametrize('deaf', [True, False])
-def test_an_arm_that_may_not_have_heard_the_hold_is_held_and_taken_up_where_it_is(bench, deaf):
+@pytest.mark.parametrize(('deaf', 'off'), [(True, 0.2), (False, 0.2), (False, 0.01)])
+def test_an_arm_that_may_not_have_heard_the_hold_is_held_and_taken_up_where_it_is(
+    bench, deaf, off
+):
     """A controller that went away did what it had heard last: to the end of its chunk."""
     bench.supervisor.obstruct('the controller has gone away', 'CONTROLLER', deaf=deaf)
     told = bench.holds[0].positions[-1, 1]
-    bench.position['a'] = float(told) + 0.2  # inside start_tolerance, where nothing stands out
+    bench.position['a'] = float(told) + off  # inside start_tolerance, where nothing stands out
     bench.pass_time(1000)
     assert len(bench.holds) == 1
     bench.supervisor.obstruct(None)
@@ -315,10 +330,11 @@ def test_an_arm_that_may_not_have_heard_the_hold_is_held_and_taken_up_where_it_i
     begins = bench.chunks[-1].points.positions[0, 1]
     if deaf:
         assert len(bench.holds) == 2
-        assert bench.holds[1].positions[-1, 1] == pytest.approx(told + 0.2)
-        assert begins == pytest.approx(told + 0.2, abs=1e-6)
-    else:  # it heard, and lags by as much, as a load makes it
-        assert len(bench.holds) == 1 and begins == pytest.approx(told, abs=1e-6)
+        assert bench.holds[1].positions[-1, 1] == pytest.approx(told + off)
+    else:
+        assert len(bench.holds) == 1
+    # One that heard lags by a little, as a load makes it; further off it stands for another reason.
+    assert begins == pytest.approx(told + (off if off > 0.02 else 0.0), abs=1e-6)
 
 
 def test_a_controller_that_comes_back_after_deactivation_is_sent_nothing(bench):

@@ -209,11 +209,14 @@ class ControllerWatch:
         timeout: s of a monotonic clock for which it may be away.
         away: s for which it has been away.
         seen: whether it has been there.
+        unheard: whether nobody took the commands at the last look, though it has been there: what
+            is told now is lost, and the arm ends elsewhere than it is told.
     """
 
     timeout: float
     away: float = 0.0
     seen: bool = False
+    unheard: bool = False
     _there: float = field(default=0.0, repr=False)
     _tells: bool = field(default=False, repr=False)
 
@@ -233,6 +236,12 @@ class ControllerWatch:
         if listeners > 0 and (tellers > 0 or not self._tells):
             self.seen, self._there = True, steady if told is None else told
         self.away = steady - self._there if self.seen else 0.0
+        self.unheard = self.seen and listeners == 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing should be told any more."""
+        return self.gone or self.unheard
 
     @property
     def gone(self) -> bool:
@@ -244,7 +253,9 @@ class ControllerWatch:
         """How it is."""
         if not self.seen:
             return 'nobody takes the commands yet'
-        return 'the controller has gone away' if self.gone else 'takes the commands'
+        if self.gone:
+            return 'the controller has gone away'
+        return 'nobody takes the commands any more' if self.unheard else 'takes the commands'
 
 
 def whose_clock(stamp: int, received: int, wall: int) -> str:

@@ -238,7 +238,7 @@ CASES: tuple[Case, ...] = (
         needs=_ARM,
     ),
     Case(
-        29, 'a controller whose QoS does not fit', 'said, with the policy that does not fit',
+        29, 'a controller whose QoS does not fit', 'hold; said, with the policy that does not fit',
         Expect.SAYS, _deaf_controller, _hearing_controller, ('does not fit',), within=5.0,
         needs=_COMMANDS,
     ),

@@ -149,7 +149,7 @@ class Watchdogs:
         """Tell the supervisor what forbids motion."""
         if self._clock.stands:
             self._at.supervisor.obstruct(self._clock.sentence, Watchdog.CLOCK.name)
-        elif self._controller.gone:
+        elif self._controller.lost:
             self._at.supervisor.obstruct(
                 self._controller.sentence, Watchdog.CONTROLLER.name, deaf=True
             )
@@ -179,7 +179,7 @@ class Watchdogs:
         controller = self._controller
         yield Reading(
             Watchdog.CONTROLLER.of(), controller.away, controller.timeout, 's',
-            Level.ERROR if controller.gone else Level.OK if controller.seen else None,
+            Level.ERROR if controller.lost else Level.OK if controller.seen else None,
             f'{self._at.commands.name}: {controller.sentence}',
         )
         flight, limit = self._at.inference.in_flight, self._timeouts.inference
