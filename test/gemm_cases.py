@@ -275,6 +275,7 @@ def other_kinds(device: str) -> None:
             case = Case(kind, rows, columns, outputs, device=device, dtype=torch.bfloat16)
             check_linear(case)
             check_linear(case, activation='gelu_tanh', residual=True, gate=True)
+            check_linear(case, activation='gelu_tanh')
         check_linear(Case(kind, 19, 256, 48, device=device, bias=False))
 
 

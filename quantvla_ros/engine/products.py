@@ -33,7 +33,7 @@ PRECISIONS: dict[str, tuple[str, int]] = {
 }
 
 
-# The projections of the head's attention, by name.
+# The projections of the head's attention, by name: in floating point in every recipe.
 _KEPT = frozenset(
     f'{head} {name}' for head in ('expert', 'head') for name in ('q', 'q+k+v', 'o')
 )
@@ -47,17 +47,15 @@ class NamedProduct:
         name: where it is.
         product: its sizes, of kind bfloat16.
         times: how often it runs for an observation.
-        kept: in floating point in every recipe: the head's attention.
     """
 
     name: str
     product: Product
     times: int
-    kept: bool = False
 
     def of(self, precision: str, capability: tuple[int, int] = (8, 0)) -> Product:
         """The same with the operands that one of PRECISIONS has on GPUs of this capability."""
-        kind, group = PRECISIONS['bf16' if self.kept else precision]
+        kind, group = PRECISIONS['bf16' if self.name in _KEPT else precision]
         if kind == 'int4' and expands(self.product.rows, capability):
             kind, group = 'int8', 0
         return replace(self.product, kind=kind, group=group)
@@ -91,7 +89,7 @@ def products(config: Any, workload: Workload) -> list[NamedProduct]:
     make = _BY_CONFIG.get(type(config))
     if make is None:
         raise unknown(config, _BY_CONFIG)
-    return [replace(one, kept=one.name in _KEPT) for one in make(config, workload)]
+    return make(config, workload)
 
 
 def unknown(config: Any, known: Iterable[type]) -> BackendError:

@@ -206,8 +206,7 @@ _MANY = (
     (128, 128, 256, 4, 2),
     (256, 64, 128, 4, 4),
 )
-
-
+# The same in bulk.
 _FEW_BULK = (
     (64, 32, 256, 4, 6),
     (64, 64, 128, 4, 8),
@@ -264,15 +263,16 @@ def candidates(
 ) -> Iterator[GemmTile]:
     """Tiles that are worth a measurement for this product, each once."""
     shapes = [(numbers[:5], bulk) for numbers, bulk in _shapes(product, capability)]
-    bulk = shapes[0][1]
-    few = product.rows <= FEW_ROWS
-    more = _FEW if few else _MANY_BULK if bulk else _MANY
-    shapes += [(numbers, bulk) for numbers in more]
-    shapes += [(numbers, True) for numbers in (_FEW_BULK if few else ())]
+    few, in_bulk = product.rows <= FEW_ROWS, shapes[0][1]
+    if few:
+        shapes += [(numbers, False) for numbers in _FEW] + [(n, True) for n in _FEW_BULK]
+    else:
+        shapes += [(numbers, in_bulk) for numbers in (_MANY_BULK if in_bulk else _MANY)]
     seen = set()
     for numbers, bulk in shapes:
         # With many rows in bulk, which operand is the left one matters for the widest tiles alone.
-        for left in (False, True) if few or not bulk or numbers[1] == 256 else (False,):
+        narrow = bulk and not few and numbers[1] < 256
+        for left in (False,) if narrow else (False, True):
             for split in (1, 2, 4, 8, 16):
                 tile = replace(_of(product.kind, *numbers), split=split, left=left, bulk=bulk)
                 fitting = fitted(tile, product, shared=shared, capability=capability)

@@ -479,7 +479,8 @@ def gemm_kernel(
 
     Programs that share a block of weights run side by side, so the weights come from memory once.
     UNFINISHED, the sums are stored as they are: [SPLIT, M, N] int32 or float32. BULK: `x_ptr` and
-    `weight_ptr` are descriptors of tiles (see `_bulk_products`).
+    `weight_ptr` are descriptors of tiles (see `_bulk_products`). AHEAD, this kernel may start
+    before the one it follows ends: it asks for its weights, of BYTES each, meanwhile.
     """
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)

@@ -57,7 +57,10 @@ class Sent:
 
 
 class Sink(Protocol):
-    """Where decisions go. Called with the supervisor's lock held: must not call back into it."""
+    """Where decisions go. Called with the supervisor's lock held.
+
+    Nothing of it calls back but to say, in the same thread, that a command was refused at once.
+    """
 
     def chunk(self, sent: Sent) -> None:
         """Send a chunk."""
