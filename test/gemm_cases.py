@@ -410,6 +410,28 @@ def bulk_tiles(device: str) -> None:
             check_attention(kind, 66, 80, 3, 1, size, device=device, first=2, tile=plain)
 
 
+def tiles_at_once(device: str) -> None:
+    """Programs of one step, whose weights come first, give what a pipeline gives."""
+    in_bulk = device == 'cpu' or torch.cuda.get_device_capability()[0] == 9
+    for kind in ('float16', 'bfloat16', 'int8'):
+        for rows, columns, outputs in ((50, 256, 96), (10, 336, 90), (1, 80, 33)):
+            case = Case(kind, rows, columns, outputs, device=device)
+            for columns_each, split in ((512, 1), (256, 2), (64, 8)):
+                if columns_each * split < columns or columns_each * (split - 1) >= columns:
+                    continue
+                for left, bulk in itertools.product((False, True), (False, True)[: 1 + in_bulk]):
+                    tile = GemmTile(64, 32, columns_each, 4, 1, split, left, bulk)
+                    check_linear(case, tile, 'gelu_tanh', residual=True, gate=True)
+                    check_gated(Case(kind, rows, columns, 2 * outputs, device=device), 'silu', tile)
+                    found = check_linear(case, tile)
+                    slow = replace(tile, columns=64, stages=2, split=1)
+                    assert kind != 'int8' or torch.equal(found, check_linear(case, slow)), case.name
+        tile = GemmTile(64, 64, 128, 4, 1, bulk=in_bulk)
+        for size in (128, 64, 32):
+            check_attention(kind, 50, 80, 3, 1, size, device=device, first=2, tile=tile)
+            check_attention(kind, 9, 128, 2, 2, size, device=device, tile=replace(tile, bulk=False))
+
+
 def extremes(device: str) -> None:
     """Rows of very different size, zero rows, and rows that are not finite."""
     for kind in ('int8', 'int4', 'int4 of 64'):
@@ -532,6 +554,7 @@ CASES = {
         joined_norms,
         every_tile,
         bulk_tiles,
+        tiles_at_once,
         expanded_weights,
         extremes,
         refusals,

@@ -8,6 +8,7 @@ are fewer than the multiprocessors.
 """
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ _BYTES = {'float32': 4, 'float16': 2, 'bfloat16': 2, 'int8': 1, 'int4': 1}  # of
 _BULK_KINDS = ('float16', 'bfloat16', 'int8')
 FEW_ROWS = 64  # up to so many a product waits for its weights, not for its arithmetic
 _EXPANDED_ROWS = 128  # from so many on packed weights become int8 first, on Hopper
+_MOST_LOADED = 256  # bytes of an operand that a thread has in registers
 _SHORTEST = 4  # steps that a program of a split product takes at least
 _MOST_PARTS = 8
 
@@ -52,7 +54,8 @@ class GemmTile:
     Attributes:
         rows, outputs, columns: of a tile, and of one step. Powers of two. Outputs are rows of the
             weight: where two make one output, half as many are stored.
-        warps, stages: of a program, and of its pipeline.
+        warps, stages: of a program, and of its pipeline; one stage: a program's columns are one
+            step, whose weights are loaded before the kernel's turn comes.
         split: programs that share the columns of a tile.
         left: the weights are the left operand; packed ones always are.
         bulk: operands come through the tensor memory accelerator of Hopper, a tile at a time.
@@ -66,6 +69,11 @@ class GemmTile:
     split: int = 1
     left: bool = False
     bulk: bool = False
+
+    @property
+    def at_once(self) -> bool:
+        """Whether a program's columns are one step."""
+        return self.stages == 1
 
     def shared(self, kind: str) -> int:
         """Bytes of shared memory that the pipeline holds, or the sums on their way out."""
@@ -220,6 +228,22 @@ _MANY_BULK = (
 )
 
 
+def _at_once(product: Product) -> Iterator[GemmTile]:
+    """Tiles of few rows whose programs have one step each, with what registers and memory hold."""
+    bytes_ = _BYTES[product.kind]
+    least = max(16, 1 << (product.rows - 1).bit_length())
+    for split in (1, 2, 4, 8):
+        columns = 1 << (-(-product.columns // split) - 1).bit_length()
+        if columns * (split - 1) >= product.columns:
+            continue  # the last program would have none
+        for rows, outputs, warps, left, bulk in itertools.product(
+            {least, 64}, (16, 32, 64, 128), (4, 8), (False, True), (False, True)
+        ):
+            loaded = columns * max(rows, outputs) * bytes_ // (32 * warps)
+            if bulk or loaded <= _MOST_LOADED:
+                yield GemmTile(rows, outputs, columns, warps, 1, split, left, bulk)
+
+
 def _shapes(product: Product, capability: tuple[int, int]) -> list[tuple[tuple, bool]]:
     """What the rule chooses from: (rows, outputs, ..., relative speed), and whether in bulk."""
     if product.rows > FEW_ROWS and capability[0] == 9 and product.kind in _BULK_KINDS:
@@ -283,6 +307,12 @@ def candidates(
                     continue
                 seen.add(fitting)
                 yield fitting
+    if few and product.kind != 'int4':
+        for tile in _at_once(product):
+            fitting = fitted(tile, product, shared=shared, capability=capability)
+            if fitting == tile and tile not in seen:
+                seen.add(tile)
+                yield tile
 
 
 def fitted(
@@ -305,6 +335,11 @@ def fitted(
         tile = replace(tile, outputs=2 * product.head)
     if exclusion(tile, product, capability) is not None:
         return None
+    if tile.at_once:
+        one_step = tile.columns * tile.split >= product.columns
+        if product.kind != 'int4' and one_step and tile.shared(product.kind) <= shared:
+            return tile
+        tile = replace(tile, columns=256 // _BYTES[product.kind], stages=4)
     for stages in range(tile.stages, 1, -1):
         shallower = replace(tile, stages=stages)
         if shallower.shared(product.kind) <= shared:

@@ -128,7 +128,7 @@ def _tile(value: Any) -> GemmTile:
     for name, number in numbers.items():
         if isinstance(number, bool) and name in ('left', 'bulk'):
             continue
-        _whole(f'tile.{name}', number, 1, 1024)
+        _whole(f'tile.{name}', number, 1, 4096 if name == 'columns' else 1024)
         # A pipeline may have any depth; all else is a size of blocks.
         if name != 'stages' and number & (number - 1):
             raise BackendError(f'tile.{name}: expected a power of two, found {number}')

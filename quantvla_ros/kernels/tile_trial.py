@@ -4,7 +4,8 @@
 
 Knows tensors, the fused products and their definition; knows nothing of files or models. A tile is
 timed as a network runs it: one product after the other, each with other weights than the one
-before, more of them than the L2 holds.
+before, more of them than the L2 holds. One of few rows follows a norm, as it may begin meanwhile;
+the time is that of both.
 """
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from quantvla_ros.kernels import fused_reference
 from quantvla_ros.kernels import triton_gemm_launch as launch
+from quantvla_ros.kernels import triton_norms
 from quantvla_ros.kernels.attention_tiles import Attention
 from quantvla_ros.kernels.attention_trial import AttentionTrial
 from quantvla_ros.kernels.fused_types import (
@@ -24,13 +26,14 @@ from quantvla_ros.kernels.fused_types import (
     Norm,
     Quantized,
 )
-from quantvla_ros.kernels.gemm_tiles import GemmTile, Product
+from quantvla_ros.kernels.gemm_tiles import FEW_ROWS, GemmTile, Product
 from quantvla_ros.kernels.halves import halved
 from quantvla_ros.kernels.packing import pack_int4
 from quantvla_ros.kernels.rows import Rows
 from quantvla_ros.kernels.trial_timing import CALLS, TimedTrial, cold_copies, fault_of, unlike
 
 _MOST_COPIES = 64
+_WIDEST_NORM = 4096
 
 
 class GpuTrial(TimedTrial):
@@ -70,10 +73,15 @@ class GpuTrial(TimedTrial):
             self._keys = torch.empty(shape, dtype=self._dtype, device=device)
             self._values = torch.empty_like(self._keys)
             self._written += [self._keys, self._values]
+        self._before: tuple[Tensor, Norm] | None = None
+        if rows <= FEW_ROWS:
+            x = self._normal(rows, min(product.columns, _WIDEST_NORM)).to(self._dtype)
+            self._before = (x, Norm(None, out=torch.empty_like(x)))
         self._expected: list[Tensor] | None = None
 
     def run_once(self, tile: GemmTile) -> list[Tensor]:
         """The results of one run; compiles what it needs."""
+        self._precede()
         return self._run(launch, self._weights[0], {'tile': tile})
 
     def refusal(self, tile: GemmTile) -> str | None:
@@ -96,7 +104,12 @@ class GpuTrial(TimedTrial):
 
     def launch(self, call: int, tile: GemmTile) -> None:
         """One run, with another weight than the one before."""
+        self._precede()
         self._run(launch, self._weights[call % len(self._weights)], {'tile': tile})
+
+    def _precede(self) -> None:
+        if self._before is not None:
+            triton_norms.normed(*self._before)
 
     def _run(self, module, weight, options: dict) -> list[Tensor]:
         """The product by `fused_reference` or by the kernels; its results, newly made or not."""

@@ -144,20 +144,96 @@ def _bulk_products(
         sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=SUM)
     for at in range(start, stop, BLOCK_K):
         x = x_tiles.load([row, at])
-        if PAIR == 0:
-            w = w_tiles.load([tile * BLOCK_N, at])
-        else:
-            output = tile * (BLOCK_N // 2)
-            if PAIR == 1:
-                w = w_tiles.load([0, output, at])
-            else:
-                w = w_tiles.load([0, _first(output, PAIR), at])
-            w = tl.reshape(w, (BLOCK_N, BLOCK_K))
+        w = _bulk_weights(w_tiles, tile, at, PAIR, BLOCK_N, BLOCK_K)
         if LEFT:
             sums = _dot(x.T, w, sums, LEFT, SUM, PRECISION, WIDEN)
         else:
             sums = _dot(x, w.T, sums, LEFT, SUM, PRECISION, WIDEN)
     return sums
+
+
+@triton.jit
+def _bulk_weights(
+    w_tiles, tile, at, PAIR: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    """A tile of weights [BLOCK_N, BLOCK_K] through its descriptor."""
+    if PAIR == 0:
+        return w_tiles.load([tile * BLOCK_N, at])
+    else:
+        output = tile * (BLOCK_N // 2)
+        if PAIR == 1:
+            w = w_tiles.load([0, output, at])
+        else:
+            w = w_tiles.load([0, _first(output, PAIR), at])
+        return tl.reshape(w, (BLOCK_N, BLOCK_K))
+
+
+@triton.jit
+def _early_weights(
+    weight_ptr,
+    w_rows,
+    tile,
+    start,
+    K,
+    PAIR: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    BULK: tl.constexpr,
+    LEFT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """All weights of a program that has one step, as its product takes them."""
+    if BULK:
+        w = _bulk_weights(weight_ptr, tile, start, PAIR, BLOCK_N, BLOCK_K)
+        if LEFT:
+            return w
+        else:
+            return w.T
+    else:
+        columns = _along_rows(start + tl.arange(0, BLOCK_K), LEFT)
+        at = weight_ptr + _along_outputs(w_rows * K, LEFT) + columns
+        if EVEN_K:
+            return tl.load(at)
+        else:
+            return tl.load(at, mask=columns < K, other=0)
+
+
+@triton.jit
+def _at_once(
+    x_ptr,
+    w,
+    x_rows,
+    row,
+    start,
+    K,
+    INTEGER: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    BULK: tl.constexpr,
+    LEFT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Sums over BLOCK_K columns of x from start on, by the weights of `_early_weights`."""
+    SUM: tl.constexpr = tl.int32 if INTEGER else tl.float32
+    if LEFT:
+        sums = tl.zeros((BLOCK_N, BLOCK_M), dtype=SUM)
+    else:
+        sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=SUM)
+    if BULK:
+        x = x_ptr.load([row, start])
+        if LEFT:
+            x = x.T
+    else:
+        columns = _along_outputs(start + tl.arange(0, BLOCK_K), LEFT)
+        at = x_ptr + _along_rows(x_rows * K, LEFT) + columns
+        if EVEN_K:
+            x = tl.load(at)
+        else:
+            x = tl.load(at, mask=columns < K, other=0)
+    return _dot(x, w, sums, LEFT, SUM, PRECISION, WIDEN)
 
 
 @triton.jit
@@ -268,15 +344,56 @@ def _fetch(
 
 
 @triton.jit
-def _scaled(
-    sums,
+def _factors(
+    w_rows, scale_ptr, bias_ptr, N, KIND: tl.constexpr, HAS_BIAS: tl.constexpr
+):
+    """What belongs to the outputs of a tile: scales and bias, one and zero where there is none."""
+    scale, bias = 1.0, 0.0
+    if KIND != 'float':
+        scale = tl.load(scale_ptr + w_rows, mask=w_rows < N, other=0.0)
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + w_rows, mask=w_rows < N, other=0.0).to(tl.float32)
+    return scale, bias
+
+
+@triton.jit
+def _row_scales(rows, row_scale_ptr, M, KIND: tl.constexpr):
+    """The scales of a tile's rows; one where rows have none."""
+    row_scale = 1.0
+    if KIND != 'float':
+        row_scale = tl.load(row_scale_ptr + rows, mask=rows < M, other=0.0)
+    return row_scale
+
+
+@triton.jit
+def _turns(
     rows,
-    w_rows,
-    row_scale_ptr,
-    scale_ptr,
-    bias_ptr,
+    tile,
+    cos_ptr,
+    sin_ptr,
     M,
     N,
+    PAIR: tl.constexpr,
+    HEADS: tl.constexpr,
+    LEFT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Cosines and sines that mix the pairs of a tile of heads."""
+    outputs = tile * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+    turned = (outputs < N // 2) & (outputs // PAIR < HEADS)
+    mixed = _along_rows(rows < M, LEFT) & _along_outputs(turned, LEFT)
+    at = _along_rows(rows.to(tl.int64) * PAIR, LEFT) + _along_outputs(outputs % PAIR, LEFT)
+    cos = tl.load(cos_ptr + at, mask=mixed, other=1.0)
+    sin = tl.load(sin_ptr + at, mask=mixed, other=0.0)
+    return cos, sin
+
+
+@triton.jit
+def _scaled(
+    sums,
+    row_scale,
+    scale,
+    bias,
     KIND: tl.constexpr,
     GROUP: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -287,11 +404,8 @@ def _scaled(
     if KIND != 'float':
         if KIND == 'int4' and GROUP == 0:
             y *= 0.0625  # the 16 of `_halves`; exact
-        row_scale = tl.load(row_scale_ptr + rows, mask=rows < M, other=0.0)
-        scale = tl.load(scale_ptr + w_rows, mask=w_rows < N, other=0.0)
         y = y * _along_rows(row_scale, LEFT) * _along_outputs(scale, LEFT)
     if HAS_BIAS:
-        bias = tl.load(bias_ptr + w_rows, mask=w_rows < N, other=0.0).to(tl.float32)
         y += _along_outputs(bias, LEFT)
     return y
 
@@ -313,13 +427,13 @@ def _finish(
     sums,
     rows,
     tile,
-    row_scale_ptr,
-    scale_ptr,
-    bias_ptr,
+    row_scale,
+    scale,
+    bias,
+    cos,
+    sin,
     residual_ptr,
     gate_ptr,
-    cos_ptr,
-    sin_ptr,
     q_norm_ptr,
     k_norm_ptr,
     keys_ptr,
@@ -343,25 +457,16 @@ def _finish(
     ROTARY: tl.constexpr,
     NORMED: tl.constexpr,
     START_ON_DEVICE: tl.constexpr,
+    EARLY: tl.constexpr,
     LEFT: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """From the sums of a tile to what is stored, in float32 up to the store."""
+    """From the sums of a tile to what is stored, in float32 up to the store.
+
+    `cos` and `sin` point to their tables; EARLY, they are what `_turns` has loaded.
+    """
     _, w_rows = _outputs(tile, PAIR, BLOCK_N)
-    y = _scaled(
-        sums,
-        rows,
-        w_rows,
-        row_scale_ptr,
-        scale_ptr,
-        bias_ptr,
-        M,
-        N,
-        KIND,
-        GROUP,
-        HAS_BIAS,
-        LEFT,
-    )
+    y = _scaled(sums, row_scale, scale, bias, KIND, GROUP, HAS_BIAS, LEFT)
     places = _along_rows(rows.to(tl.int64), LEFT)
     if EPILOGUE == 'linear':
         y = _activated(y, ACTIVATION)
@@ -398,10 +503,10 @@ def _finish(
                 a *= inverse * _along_outputs(gain, LEFT)
                 b *= inverse * _along_outputs(other, LEFT)
             if ROTARY:
-                at = places * PAIR + _along_outputs(inner, LEFT)
-                mixed = inside & _along_outputs(turned, LEFT)
-                cos = tl.load(cos_ptr + at, mask=mixed, other=1.0)
-                sin = tl.load(sin_ptr + at, mask=mixed, other=0.0)
+                if not EARLY:
+                    cos, sin = _turns(
+                        rows, tile, cos, sin, M, N, PAIR, HEADS + KV_HEADS, LEFT, BLOCK_N
+                    )
                 a, b = a * cos - b * sin, b * cos + a * sin
             if HEADS > 0:
                 at = y_ptr + places * (HEADS * 2 * PAIR) + _along_outputs(first_rows, LEFT)
@@ -470,6 +575,7 @@ def gemm_kernel(
     AHEAD: tl.constexpr,
     BYTES: tl.constexpr,
     BULK: tl.constexpr,
+    AT_ONCE: tl.constexpr,
     LEFT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -480,8 +586,10 @@ def gemm_kernel(
     Programs that share a block of weights run side by side, so the weights come from memory once.
     UNFINISHED, the sums are stored as they are: [SPLIT, M, N] int32 or float32. BULK: `x_ptr` and
     `weight_ptr` are descriptors of tiles (see `_bulk_products`). AHEAD, this kernel may start
-    before the one it follows ends: it asks for its weights, of BYTES each, meanwhile.
+    before the one it follows ends: it asks for its weights, of BYTES each, meanwhile. AT_ONCE, a
+    program's columns are one step: then all that the kernel before has no part in is here by then.
     """
+    EARLY: tl.constexpr = AT_ONCE and not UNFINISHED
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)
     rows = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -493,13 +601,54 @@ def gemm_kernel(
     length = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT) * BLOCK_K
     first = part * length
     stop = tl.minimum(first + length, K)
-    if AHEAD and not BULK:
+    if AT_ONCE:
+        w = _early_weights(
+            weight_ptr,
+            w_rows,
+            tile // tiles_m,
+            first,
+            K,
+            PAIR,
+            EVEN_K,
+            BULK,
+            LEFT,
+            BLOCK_N,
+            BLOCK_K,
+        )
+    elif AHEAD and not BULK:
         if KIND == 'int4':
             _fetch(weight_ptr, w_rows, tl.cdiv(K, 64) * 32, first // 2, tl.cdiv(stop, 64) * 32, 1)
         else:
             _fetch(weight_ptr, w_rows, K, first, stop, BYTES)
+    if EARLY:
+        scale, bias = _factors(outputs, scale_ptr, bias_ptr, N, KIND, HAS_BIAS)
+        cos, sin = cos_ptr, sin_ptr
+        if ROTARY:
+            cos, sin = _turns(
+                rows, tile // tiles_m, cos, sin, M, N, PAIR, HEADS + KV_HEADS, LEFT, BLOCK_N
+            )
     wait(AHEAD)
-    if KIND == 'int4':
+    if EARLY:
+        row_scale = _row_scales(rows, row_scale_ptr, M, KIND)
+    if AT_ONCE:
+        sums = _at_once(
+            x_ptr,
+            w,
+            x_rows,
+            (tile % tiles_m) * BLOCK_M,
+            first,
+            K,
+            KIND == 'int8',
+            PRECISION,
+            WIDEN,
+            EVEN_K,
+            BULK,
+            LEFT,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
+        )
+    elif KIND == 'int4':
         sums = _packed_products(
             x_ptr,
             weight_ptr,
@@ -554,17 +703,21 @@ def gemm_kernel(
         )
     release(AHEAD)
     if not UNFINISHED:
+        if not EARLY:
+            scale, bias = _factors(outputs, scale_ptr, bias_ptr, N, KIND, HAS_BIAS)
+            row_scale = _row_scales(rows, row_scale_ptr, M, KIND)
+            cos, sin = cos_ptr, sin_ptr
         _finish(
             sums,
             rows,
             tile // tiles_m,
-            row_scale_ptr,
-            scale_ptr,
-            bias_ptr,
+            row_scale,
+            scale,
+            bias,
+            cos,
+            sin,
             residual_ptr,
             gate_ptr,
-            cos_ptr,
-            sin_ptr,
             q_norm_ptr,
             k_norm_ptr,
             keys_ptr,
@@ -588,6 +741,7 @@ def gemm_kernel(
             ROTARY,
             NORMED,
             START_ON_DEVICE,
+            EARLY,
             LEFT,
             BLOCK_N,
         )
@@ -636,11 +790,12 @@ def reduce_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """One program per tile of outputs: adds the parts that `gemm_kernel` has left, and finishes."""
-    wait(AHEAD)
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)
     rows = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)
     _, w_rows = _outputs(tile // tiles_m, PAIR, BLOCK_N)
+    scale, bias = _factors(w_rows, scale_ptr, bias_ptr, N, KIND, HAS_BIAS)
+    wait(AHEAD)
     inside = (rows < M)[:, None] & (w_rows < N)[None, :]
     at = sums_ptr + (rows * N)[:, None] + w_rows[None, :]
     sums = tl.load(at, mask=inside, other=0)
@@ -652,13 +807,13 @@ def reduce_kernel(
         sums,
         rows,
         tile // tiles_m,
-        row_scale_ptr,
-        scale_ptr,
-        bias_ptr,
-        residual_ptr,
-        gate_ptr,
+        _row_scales(rows, row_scale_ptr, M, KIND),
+        scale,
+        bias,
         cos_ptr,
         sin_ptr,
+        residual_ptr,
+        gate_ptr,
         q_norm_ptr,
         k_norm_ptr,
         keys_ptr,
@@ -682,6 +837,7 @@ def reduce_kernel(
         ROTARY,
         NORMED,
         START_ON_DEVICE,
+        False,
         False,
         BLOCK_N,
     )

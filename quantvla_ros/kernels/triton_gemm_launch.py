@@ -351,6 +351,7 @@ def _launch(
             UNFINISHED=tile.split > 1 or left is not None,
             BYTES=matrix.element_size(),
             BULK=tile.bulk,
+            AT_ONCE=tile.at_once,
             LEFT=tile.left,
             BLOCK_M=tile.rows,
             BLOCK_N=tile.outputs,
