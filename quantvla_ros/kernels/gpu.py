@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from quantvla_ros.kernels.carveout import all_for_programs
 from quantvla_ros.kernels.gemm_tiles import FEW_ROWS
 from quantvla_ros.kernels.tile_table import Gpu
 
@@ -41,3 +42,9 @@ def launch_options(device: torch.device, rows: int) -> dict[str, Any]:
     if gpu_of(device).capability < (9, 0):
         return {'AHEAD': False}
     return {'AHEAD': True, 'launch_pdl': True}
+
+
+def alike(compiled: Any) -> None:
+    """Have multiprocessors divide their memory for this kernel as for all others (`carveout`)."""
+    if compiled is not None and os.environ.get('CARVE') != '0':
+        all_for_programs(compiled)

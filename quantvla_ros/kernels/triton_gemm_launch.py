@@ -30,7 +30,7 @@ from quantvla_ros.kernels.gemm_tiles import (
     expands,
     fitted,
 )
-from quantvla_ros.kernels.gpu import gpu_of, launch_options
+from quantvla_ros.kernels.gpu import alike, gpu_of, launch_options
 from quantvla_ros.kernels.halves import HalvedWeight
 from quantvla_ros.kernels.tile_table import best_tile
 
@@ -332,7 +332,7 @@ def _launch(
         operands = _descriptors(values, matrix, tile, epilogue.pair)
     with triton_int8._on(y.device):
         grid = (-(-rows // tile.rows) * -(-outputs // tile.outputs), tile.split)
-        triton_gemm.gemm_kernel[grid](
+        compiled = triton_gemm.gemm_kernel[grid](
             *operands,
             matrix if group_scale is None else group_scale,
             sums,
@@ -360,11 +360,12 @@ def _launch(
             num_stages=tile.stages,
             **options,
         )
+        alike(compiled)
         if tile.split > 1 and left is None:
             height, width = _REDUCED
             width = 2 * head or width
             tiles = -(-rows // height) * -(-outputs // width)
-            triton_gemm.reduce_kernel[(tiles,)](
+            compiled = triton_gemm.reduce_kernel[(tiles,)](
                 sums,
                 *after,
                 y,
@@ -376,6 +377,7 @@ def _launch(
                 num_warps=4,
                 **options,
             )
+            alike(compiled)
     return y
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import triton_int8
 from quantvla_ros.kernels.fused_types import Norm, Quantized
-from quantvla_ros.kernels.gpu import launch_options
+from quantvla_ros.kernels.gpu import alike, launch_options
 from quantvla_ros.kernels.reference import SMALLEST
 from quantvla_ros.kernels.rows import Rows
 from quantvla_ros.kernels.triton_rows import _integers, _largest, _step
@@ -466,7 +466,7 @@ def _norm(
     with torch.cuda.device(x.device if x.device.type == 'cuda' else -1):
         if apart:
             size = _matrix_size(block)
-            norm_blocks_kernel[(triton.cdiv(count, 16),)](
+            compiled = norm_blocks_kernel[(triton.cdiv(count, 16),)](
                 **arguments,
                 B=block,
                 ROWS=16,
@@ -474,11 +474,12 @@ def _norm(
                 num_warps=4 if size <= 64 else 8,
                 **launch_options(x.device, count),
             )
+            alike(compiled)
         else:
             rotated = arguments['rotation_ptr'] is not x
             size = _matrix_size(block) if rotated else triton.next_power_of_2(block)
             high = _matrix_size(blocks) if rotated else 1
-            norm_kernel[(count,)](
+            compiled = norm_kernel[(count,)](
                 **arguments,
                 **_product(product, x),
                 NORMED=normed,
@@ -490,6 +491,7 @@ def _norm(
                 num_warps=4 if size * high <= 4096 else 8,
                 **launch_options(x.device, count),
             )
+            alike(compiled)
     if rows is None:
         return y
     return out if isinstance(out, Quantized) else Quantized(y, row_scale, x.dtype)
