@@ -11,6 +11,11 @@ columns, so a permutation is how the row is loaded and costs nothing else. A rot
 tensor cores: in x's own type where it holds the rotation exactly (a Hadamard matrix in bfloat16),
 else in one TF32 product where TF32 does (16-bit blocks), else in three.
 
+Beside the end of the kernel before (see `triton_start`) a norm loads all that does not change: its
+weights or modulation, permutation and rotation; where it finishes a product, also scales, bias, gate
+and residual. These were written before that product, which lets nothing come before it has waited for
+what is before it. The sums, and x where nothing is finished, are the one thing it has to wait for.
+
 A row with a value that is not finite, or whose squares overflow float32 (beyond 1e19), becomes NaN:
 `x / inf` would be a row of plausible zeros.
 """
@@ -36,6 +41,10 @@ from quantvla_ros.kernels.triton_start import release, wait
 
 LONGEST = 16384  # a row is held in registers
 LARGEST_BLOCK = 128  # of a rotation: larger ones do not fit into the shared memory
+AT_ONCE = False  # when a norm lets the next kernel come: see `norm_kernel`
+# What the compiler may use. Without a bound it keeps to few, and asks for some parts of a product
+# only after others have come: each turn is a trip to the L2.
+REGISTERS = 255
 LAST_FIRST = False  # whether rows that only become integers are read from the last one up
 
 # Rotations in the type that the tensor cores take, by the settings they belong to.
@@ -138,18 +147,24 @@ def _finish_with(
 
 
 @triton.jit
+def _parts(sums_ptr, row, sources, inside, M, WIDTH, PARTS: tl.constexpr):
+    """The parts of a row's sums, none of which waits for another."""
+    at = sums_ptr + row * WIDTH + sources
+    parts = (tl.load(at, mask=inside, other=0),)
+    for _ in tl.static_range(PARTS - 1):
+        at += M.to(tl.int64) * WIDTH
+        parts = parts + (tl.load(at, mask=inside, other=0),)
+    return parts
+
+
+@triton.jit
 def _joined(
-    sums_ptr,
+    parts,
     row_scale,
     w_scale,
     w_bias,
     gate,
     residual,
-    row,
-    sources,
-    inside,
-    M,
-    WIDTH,
     PARTS: tl.constexpr,
     INTEGER: tl.constexpr,
     SIXTEENTHS: tl.constexpr,
@@ -157,11 +172,9 @@ def _joined(
     GATED: tl.constexpr,
 ):
     """A row of what `gemm_kernel` has left unfinished, finished as a product with a residual is."""
-    at = sums_ptr + row * WIDTH + sources
-    sums = tl.load(at, mask=inside, other=0)
-    for _ in tl.static_range(PARTS - 1):
-        at += M.to(tl.int64) * WIDTH
-        sums += tl.load(at, mask=inside, other=0)
+    sums = parts[0]
+    for part in tl.static_range(1, PARTS):
+        sums += parts[part]
     y = sums.to(tl.float32)
     if INTEGER:
         if SIXTEENTHS:
@@ -219,6 +232,7 @@ def norm_kernel(
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
     LAST_FIRST: tl.constexpr,
+    AT_ONCE: tl.constexpr,
     PTX: tl.constexpr,
     AHEAD: tl.constexpr,
 ):
@@ -227,9 +241,11 @@ def norm_kernel(
     The row is a tile of its blocks, [BLOCKS, BLOCK], which a rotation [B, B] multiplies at once;
     without a rotation it is one block of LONGEST columns at most. Not NORMED, the row is quantized
     as it is. With PARTS the row is first made, and stored in x, of the unfinished sums of a product
-    [PARTS, M, WIDTH] and a residual. LAST_FIRST: the last row begins first.
+    [PARTS, M, WIDTH] and a residual. LAST_FIRST: the last row begins first. AT_ONCE: the next
+    kernel may come before this one has waited, and so find that the one before has not ended.
     """
-    release(AHEAD)
+    if AT_ONCE:
+        release(AHEAD)
     row = tl.program_id(0).to(tl.int64)
     if LAST_FIRST:
         row = tl.num_programs(0) - 1 - row
@@ -239,8 +255,7 @@ def norm_kernel(
         inside = tl.full((BLOCKS, BLOCK), True, dtype=tl.int1)  # no masks remain
     else:
         inside = (columns < WIDTH) & (inner[None, :] < B)
-    # Ahead of the wait: what does not change between two runs, and what was there before the
-    # product that is finished here. It has waited before it let this kernel come.
+    # Before the wait only what the kernel before does not write, see above.
     if PERMUTED:
         sources = tl.load(order_ptr + columns, mask=inside, other=0)
     else:
@@ -259,15 +274,19 @@ def norm_kernel(
         )  # fmt: skip
     wait(AHEAD)
     if PARTS > 0:
+        parts = _parts(sums_ptr, row, sources, inside, M, WIDTH, PARTS)
+    else:
+        x = tl.load(x_ptr + row * x_stride + sources, mask=inside, other=0.0).to(tl.float32)
+    if not AT_ONCE:
+        release(AHEAD)
+    if PARTS > 0:
         x = _joined(
-            sums_ptr, row_scale, w_scale, w_bias, gate, residual, row, sources, inside, M, WIDTH,
-            PARTS, INTEGER, SIXTEENTHS, PLUS_BIAS, GATED,
+            parts, row_scale, w_scale, w_bias, gate, residual, PARTS, INTEGER, SIXTEENTHS,
+            PLUS_BIAS, GATED,
         )  # fmt: skip
         x = _rounded(x, x_ptr.dtype.element_ty, PTX)
         tl.store(x_ptr + row * x_stride + sources, x, mask=inside)
         x = tl.where(inside, x.to(tl.float32), 0.0)
-    else:
-        x = tl.load(x_ptr + row * x_stride + sources, mask=inside, other=0.0).to(tl.float32)
     if CENTERED:
         mean = tl.sum(tl.sum(x, axis=1), axis=0) / WIDTH
         x = tl.where(inside, x - mean, 0.0)
@@ -331,9 +350,9 @@ def norm_blocks_kernel(
 
     The rows are read from the cache again for each pass: mean, squares, maxima, integers.
     """
-    release(AHEAD)
     step = _static(step_ptr, STATIC)
     wait(AHEAD)
+    release(AHEAD)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = rows < M
     inner = tl.arange(0, BLOCK)
@@ -563,8 +582,10 @@ def _norm(
                 BLOCKS=high,
                 BLOCK=size,
                 LAST_FIRST=LAST_FIRST and not normed,
+                AT_ONCE=AT_ONCE,
                 PTX=x.device.type == 'cuda',
                 num_warps=4 if size * high <= 4096 else 8,
+                **({} if product is None else {'maxnreg': REGISTERS}),
                 **launch_options(x.device, count),
             )
     if rows is None:
