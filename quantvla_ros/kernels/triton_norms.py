@@ -66,21 +66,42 @@ def _vectors(
     shift_ptr,
     sources,
     inside,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    MODULATED: tl.constexpr,
+):
+    """What a norm multiplies by and adds, in turn, as stored; nothing where it does not."""
+    weight, bias, scale, shift = 1.0, 0.0, 0.0, 0.0
+    if HAS_WEIGHT:
+        weight = tl.load(weight_ptr + sources, mask=inside, other=0.0)
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + sources, mask=inside, other=0.0)
+    if MODULATED:
+        scale = tl.load(scale_ptr + sources, mask=inside, other=0.0)
+        shift = tl.load(shift_ptr + sources, mask=inside, other=0.0)
+    return weight, bias, scale, shift
+
+
+@triton.jit
+def _stretched(
+    y,
+    weight,
+    bias,
+    scale,
+    shift,
     offset,
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     MODULATED: tl.constexpr,
 ):
-    """What a norm multiplies by and adds, in turn; ones and zeros where it does not."""
-    weight, bias, scale, shift = 1.0, 0.0, 1.0, 0.0
+    """A row by what `_vectors` gives; float32."""
     if HAS_WEIGHT:
-        weight = offset + tl.load(weight_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+        y = y * (offset + weight.to(tl.float32))
     if HAS_BIAS:
-        bias = tl.load(bias_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+        y = y + bias.to(tl.float32)
     if MODULATED:
-        scale = 1.0 + tl.load(scale_ptr + sources, mask=inside, other=0.0).to(tl.float32)
-        shift = tl.load(shift_ptr + sources, mask=inside, other=0.0).to(tl.float32)
-    return weight, bias, scale, shift
+        y = y * (1.0 + scale.to(tl.float32)) + shift.to(tl.float32)
+    return y
 
 
 @triton.jit
@@ -131,40 +152,34 @@ def _finish_with(
     PLUS_BIAS: tl.constexpr,
     GATED: tl.constexpr,
 ):
-    """What finishes a row of a product, beside its sums: scales, bias, gate, residual."""
+    """What finishes a row of a product, beside its sums: scales, bias, gate, residual, as stored."""
     row_scale, w_scale, w_bias, gate = 1.0, 1.0, 0.0, 1.0
     if INTEGER:
         row_scale = tl.load(row_scale_ptr + row, cache_modifier='.cg')
         w_scale = tl.load(w_scale_ptr + sources, mask=inside, other=0.0)
     if PLUS_BIAS:
-        w_bias = tl.load(w_bias_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+        w_bias = tl.load(w_bias_ptr + sources, mask=inside, other=0.0)
     if GATED:
-        gate = tl.load(gate_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+        gate = tl.load(gate_ptr + sources, mask=inside, other=0.0)
     # From the L2: whatever the caches of this multiprocessor hold of it may be older.
     at = residual_ptr + row * WIDTH + sources
     residual = tl.load(at, mask=inside, other=0.0, cache_modifier='.cg')
-    return row_scale, w_scale, w_bias, gate, residual.to(tl.float32)
-
-
-@triton.jit
-def _parts(sums_ptr, row, sources, inside, M, WIDTH, PARTS: tl.constexpr):
-    """The parts of a row's sums, none of which waits for another."""
-    at = sums_ptr + row * WIDTH + sources
-    parts = (tl.load(at, mask=inside, other=0),)
-    for _ in tl.static_range(PARTS - 1):
-        at += M.to(tl.int64) * WIDTH
-        parts = parts + (tl.load(at, mask=inside, other=0),)
-    return parts
+    return row_scale, w_scale, w_bias, gate, residual
 
 
 @triton.jit
 def _joined(
-    parts,
+    sums_ptr,
     row_scale,
     w_scale,
     w_bias,
     gate,
     residual,
+    row,
+    sources,
+    inside,
+    M,
+    WIDTH,
     PARTS: tl.constexpr,
     INTEGER: tl.constexpr,
     SIXTEENTHS: tl.constexpr,
@@ -172,9 +187,11 @@ def _joined(
     GATED: tl.constexpr,
 ):
     """A row of what `gemm_kernel` has left unfinished, finished as a product with a residual is."""
-    sums = parts[0]
-    for part in tl.static_range(1, PARTS):
-        sums += parts[part]
+    at = sums_ptr + row * WIDTH + sources
+    sums = tl.load(at, mask=inside, other=0)
+    for _ in tl.static_range(PARTS - 1):
+        at += M.to(tl.int64) * WIDTH
+        sums += tl.load(at, mask=inside, other=0)
     y = sums.to(tl.float32)
     if INTEGER:
         if SIXTEENTHS:
@@ -182,10 +199,10 @@ def _joined(
         y = y * row_scale
         y = y * w_scale
     if PLUS_BIAS:
-        y += w_bias
+        y += w_bias.to(tl.float32)
     if GATED:
-        y *= gate
-    return y + residual
+        y *= gate.to(tl.float32)
+    return y + residual.to(tl.float32)
 
 
 @triton.jit(do_not_specialize=['M'])
@@ -261,7 +278,7 @@ def norm_kernel(
     else:
         sources = columns
     weight, bias, modulation_scale, modulation_shift = _vectors(
-        weight_ptr, bias_ptr, modulation_scale_ptr, modulation_shift_ptr, sources, inside, offset,
+        weight_ptr, bias_ptr, modulation_scale_ptr, modulation_shift_ptr, sources, inside,
         HAS_WEIGHT, HAS_BIAS, MODULATED,
     )  # fmt: skip
     step = _static(step_ptr, STATIC)
@@ -273,32 +290,26 @@ def norm_kernel(
             WIDTH, INTEGER, PLUS_BIAS, GATED,
         )  # fmt: skip
     wait(AHEAD)
-    if PARTS > 0:
-        parts = _parts(sums_ptr, row, sources, inside, M, WIDTH, PARTS)
-    else:
-        x = tl.load(x_ptr + row * x_stride + sources, mask=inside, other=0.0).to(tl.float32)
     if not AT_ONCE:
         release(AHEAD)
     if PARTS > 0:
         x = _joined(
-            parts, row_scale, w_scale, w_bias, gate, residual, PARTS, INTEGER, SIXTEENTHS,
-            PLUS_BIAS, GATED,
+            sums_ptr, row_scale, w_scale, w_bias, gate, residual, row, sources, inside, M, WIDTH,
+            PARTS, INTEGER, SIXTEENTHS, PLUS_BIAS, GATED,
         )  # fmt: skip
         x = _rounded(x, x_ptr.dtype.element_ty, PTX)
         tl.store(x_ptr + row * x_stride + sources, x, mask=inside)
         x = tl.where(inside, x.to(tl.float32), 0.0)
+    else:
+        x = tl.load(x_ptr + row * x_stride + sources, mask=inside, other=0.0).to(tl.float32)
     if CENTERED:
         mean = tl.sum(tl.sum(x, axis=1), axis=0) / WIDTH
         x = tl.where(inside, x - mean, 0.0)
     if NORMED:
         x *= _inverse_deviation(tl.sum(tl.sum(x * x, axis=1), axis=0), WIDTH, eps)
-    y = x
-    if HAS_WEIGHT:
-        y = y * weight
-    if HAS_BIAS:
-        y = y + bias
-    if MODULATED:
-        y = y * modulation_scale + modulation_shift
+    y = _stretched(
+        x, weight, bias, modulation_scale, modulation_shift, offset, HAS_WEIGHT, HAS_BIAS, MODULATED
+    )
     if NORMED or not QUANTIZED:
         y = _rounded(y, x_ptr.dtype.element_ty, PTX)
     if QUANTIZED:
@@ -388,9 +399,12 @@ def norm_blocks_kernel(
             y = (x - mean[:, None]) * deviation[:, None]
             weight, bias, modulation_scale, modulation_shift = _vectors(
                 weight_ptr, bias_ptr, modulation_scale_ptr, modulation_shift_ptr,
-                sources[None, :], within[None, :], offset, HAS_WEIGHT, HAS_BIAS, MODULATED,
+                sources[None, :], within[None, :], HAS_WEIGHT, HAS_BIAS, MODULATED,
             )  # fmt: skip
-            y = (y * weight + bias) * modulation_scale + modulation_shift
+            y = _stretched(
+                y, weight, bias, modulation_scale, modulation_shift, offset,
+                HAS_WEIGHT, HAS_BIAS, MODULATED,
+            )  # fmt: skip
             # What lies beyond the block meets zeros of the rotation, and zero times NaN is NaN.
             y = tl.where(within[None, :], y, 0.0).to(x_ptr.dtype.element_ty)
             y = _turned(y, _rotation_tile(rotation_ptr + start * B, B, BLOCK), PRECISION)
