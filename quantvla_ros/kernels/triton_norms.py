@@ -12,9 +12,9 @@ tensor cores: in x's own type where it holds the rotation exactly (a Hadamard ma
 else in one TF32 product where TF32 does (16-bit blocks), else in three.
 
 Beside the end of the kernel before (see `triton_start`) a norm loads all that does not change: its
-weights or modulation, permutation and rotation; where it finishes a product, also scales, bias, gate
-and residual. These were written before that product, which lets nothing come before it has waited for
-what is before it. The sums, and x where nothing is finished, are the one thing it has to wait for.
+weights or modulation, permutation and rotation; where it finishes a product, also scales, bias,
+gate and residual. These were written before that product, which has waited for what is before it
+when it lets a norm come. The sums, and x where nothing is finished, are all that is waited for.
 
 A row with a value that is not finite, or whose squares overflow float32 (beyond 1e19), becomes NaN:
 `x / inf` would be a row of plausible zeros.
@@ -152,7 +152,7 @@ def _finish_with(
     PLUS_BIAS: tl.constexpr,
     GATED: tl.constexpr,
 ):
-    """What finishes a row of a product, beside its sums: scales, bias, gate, residual, as stored."""
+    """What finishes a row of a product, as stored: scales, bias, gate and residual."""
     row_scale, w_scale, w_bias, gate = 1.0, 1.0, 0.0, 1.0
     if INTEGER:
         row_scale = tl.load(row_scale_ptr + row, cache_modifier='.cg')
