@@ -205,6 +205,16 @@ def _joined(
     return y + residual.to(tl.float32)
 
 
+@triton.jit
+def _largest(y):
+    """The largest of `_magnitudes` in a row [blocks, block]."""
+    if y.dtype == tl.bfloat16:  # they are as ordered by the half of float32 that they are
+        magnitudes = (y.to(tl.int16, bitcast=True) & 0x7FFF).to(tl.int32)
+        return tl.max(tl.max(magnitudes, axis=1), axis=0) << 16
+    else:
+        return tl.max(tl.max(_magnitudes(y.to(tl.float32)), axis=1), axis=0)
+
+
 @triton.jit(do_not_specialize=['M'])
 def norm_kernel(
     x_ptr,
@@ -297,11 +307,12 @@ def norm_kernel(
             sums_ptr, row_scale, w_scale, w_bias, gate, residual, row, sources, inside, M, WIDTH,
             PARTS, INTEGER, SIXTEENTHS, PLUS_BIAS, GATED,
         )  # fmt: skip
-        x = _rounded(x, x_ptr.dtype.element_ty, PTX)
-        tl.store(x_ptr + row * x_stride + sources, x, mask=inside)
-        x = tl.where(inside, x.to(tl.float32), 0.0)
+        stored = _rounded(x, x_ptr.dtype.element_ty, PTX)
+        tl.store(x_ptr + row * x_stride + sources, stored, mask=inside)
+        x = tl.where(inside, stored.to(tl.float32), 0.0)
     else:
-        x = tl.load(x_ptr + row * x_stride + sources, mask=inside, other=0.0).to(tl.float32)
+        stored = tl.load(x_ptr + row * x_stride + sources, mask=inside, other=0.0)
+        x = stored.to(tl.float32)
     if CENTERED:
         mean = tl.sum(tl.sum(x, axis=1), axis=0) / WIDTH
         x = tl.where(inside, x - mean, 0.0)
@@ -312,14 +323,15 @@ def norm_kernel(
     )
     if NORMED or not QUANTIZED:
         y = _rounded(y, x_ptr.dtype.element_ty, PTX)
+    else:
+        y = stored  # a long row need not lie in the registers as float32
     if QUANTIZED:
         if ROTATED:
-            y = _turned(y.to(x_ptr.dtype.element_ty), rotation, PRECISION)
-        else:
-            y = y.to(tl.float32)
+            y = _turned(y, rotation, PRECISION)
         # A shift or a NaN beyond the edge must not decide about the scale.
         y = tl.where(inside, y, 0.0)
-        largest = tl.max(tl.max(_magnitudes(y), axis=1), axis=0)
+        largest = _largest(y)
+        y = y.to(tl.float32)
         scale, inverse, usable = _step(largest, step, LARGEST, SMALLEST, STATIC)
         tl.store(scale_ptr + row, tl.where(usable, scale, float('nan')))
         y = _integers(y, inverse, usable, LARGEST, STATIC)
