@@ -332,6 +332,17 @@ def test_a_norm_compiles(on, capability, width, rows, precision, instruction, mo
         check(launch, capability, instruction)
 
 
+def test_programs_of_long_rows_lie_beside_each_other(on):
+    """Where four of them fit on a multiprocessor, 816 rows take two turns of an H100."""
+    from quantvla_ros.kernels import triton_norms
+
+    launches = on(90)
+    triton_norms.quantize_rows(empty(816, 16384), Rows())
+    (launch,) = launches()
+    registers, _ = resources(check(launch, 90))
+    assert 4 * registers * 32 * launch.options['num_warps'] <= 65536
+
+
 def unfinished(dtype, parts, width):
     """The sums of a product of few rows, with all that may finish them."""
     from quantvla_ros.kernels.triton_norms import Unfinished
