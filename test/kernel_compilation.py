@@ -59,20 +59,31 @@ def compile_for(capability, kernel, signature, constants, **options):
 
 def resources(compiled):
     """Registers of a thread, and bytes of its stack: what did not fit into registers."""
+    text = _dumped(compiled, '--dump-resource-usage')
+    usage = re.search(r'REG:(\d+) STACK:(\d+)', text)
+    assert usage is not None, text
+    return int(usage[1]), int(usage[2])
+
+
+def instructions(compiled):
+    """What the GPU runs, in its order."""
+    return _dumped(compiled, '--dump-sass')
+
+
+def _dumped(compiled, what):
     import triton
 
-    tool = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
-    if not tool.exists():
+    tools = Path(triton.__file__).parent / 'backends/nvidia/bin'
+    if not (tools / 'cuobjdump').exists():
         pytest.skip('this Triton comes without cuobjdump')
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(compiled.asm['cubin'])
         file.flush()
-        text = subprocess.run(
-            [tool, '--dump-resource-usage', file.name], capture_output=True, text=True, check=True
-        ).stdout
-    usage = re.search(r'REG:(\d+) STACK:(\d+)', text)
-    assert usage is not None, text
-    return int(usage[1]), int(usage[2])
+        return subprocess.run(
+            [tools / 'cuobjdump', what, file.name],
+            capture_output=True, text=True, check=True,
+            env={**os.environ, 'PATH': f'{tools}:{os.environ.get("PATH", "")}'},
+        ).stdout  # fmt: skip
 
 
 OPTIONS = ('num_warps', 'num_stages', 'num_ctas', 'maxnreg', 'enable_fp_fusion')

@@ -21,6 +21,7 @@ from kernel_compilation import (
     TF32,
     Recorder,
     chips,
+    instructions,
     resources,
 )
 
@@ -65,7 +66,7 @@ def on(monkeypatch):
         recorders = [
             (triton_gemm, 'gemm_kernel', {'PTX': True, 'WIDEN': False}),
             (triton_gemm, 'reduce_kernel', {}),
-            (triton_norms, 'norm_kernel', {}),
+            (triton_norms, 'norm_kernel', {'PTX': True}),
             (triton_norms, 'norm_blocks_kernel', {}),
             (triton_attention, 'attention_kernel', {'UPCAST': False}),
             (triton_attention, 'join_kernel', {}),
@@ -329,6 +330,60 @@ def test_a_norm_compiles(on, capability, width, rows, precision, instruction, mo
     for launch in (adaptive, plain) if EVERYTHING else (adaptive,):
         launch.arguments['PRECISION'] = precision
         check(launch, capability, instruction)
+
+
+def test_programs_of_long_rows_lie_beside_each_other(on):
+    """Where four of them fit on a multiprocessor, 816 rows take two turns of an H100."""
+    from quantvla_ros.kernels import triton_norms
+
+    launches = on(90)
+    triton_norms.quantize_rows(empty(816, 16384), Rows())
+    (launch,) = launches()
+    registers, _ = resources(check(launch, 90))
+    assert 4 * registers * 32 * launch.options['num_warps'] <= 65536
+
+
+def unfinished(dtype, parts, width):
+    """The sums of a product of few rows, with all that may finish them."""
+    from quantvla_ros.kernels.triton_norms import Unfinished
+
+    integer = dtype == torch.int32
+    return Unfinished(
+        empty(parts, 50, width, dtype=dtype), vector(50) if integer else None,
+        vector(width) if integer else None, False, empty(width), vector(width), empty(50, width),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'parts', 'rows'),
+    [
+        (torch.float32, 4, Rows()),
+        (torch.int32, 8, None),
+        (torch.int32, 8, Rows(permutation=torch.arange(1024), scale=torch.tensor(0.1))),
+    ],
+    ids=['floats', 'integers', 'permuted'],
+)
+def test_a_norm_waits_for_the_sums_alone_and_asks_for_all_of_them_at_once(
+    on, dtype, parts, rows
+):
+    """Each load that waits for another is a trip to the L2, on every layer of every step."""
+    from quantvla_ros.kernels import triton_norms
+    from quantvla_ros.kernels.fused_types import Norm
+
+    launches = on(90)
+    left = unfinished(dtype, parts, 1024)
+    norm = Norm(None, modulation=(vector(1024), vector(1024)), rows=rows)
+    triton_norms.finish(left, left.residual, norm)
+    (launch,) = launches()
+    compiled = check(launch, 90)
+    before, _, after = compiled.asm['ptx'].partition('griddepcontrol.wait')
+    assert 'st.global' not in before and 'griddepcontrol.launch_dependents' not in before
+    each = -(-1024 // (32 * launch.options['num_warps']))  # values of a thread
+    loaded = sum(int(n or 1) for n in re.findall(r'ld\.global(?:\.v(\d))?\.b32', after))
+    assert loaded == parts * each
+    if dtype == torch.float32:
+        code = instructions(compiled).partition('ACQBULK')[2]
+        assert code.rindex('LDG') < code.index(' FADD')
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,11 @@ columns, so a permutation is how the row is loaded and costs nothing else. A rot
 tensor cores: in x's own type where it holds the rotation exactly (a Hadamard matrix in bfloat16),
 else in one TF32 product where TF32 does (16-bit blocks), else in three.
 
+Beside the end of the kernel before (see `triton_start`) a norm loads all that does not change: its
+weights or modulation, permutation and rotation; where it finishes a product, also scales, bias,
+gate and residual. These were written before that product, which has waited for what is before it
+when it lets a norm come. The sums, and x where nothing is finished, are all that is waited for.
+
 A row with a value that is not finite, or whose squares overflow float32 (beyond 1e19), becomes NaN:
 `x / inf` would be a row of plausible zeros.
 """
@@ -31,11 +36,16 @@ from quantvla_ros.kernels.fused_types import Norm, Quantized
 from quantvla_ros.kernels.gpu import alike, launch_options
 from quantvla_ros.kernels.reference import SMALLEST
 from quantvla_ros.kernels.rows import Rows
-from quantvla_ros.kernels.triton_rows import _integers, _largest, _step
+from quantvla_ros.kernels.triton_rows import _integers, _magnitudes, _static, _step
 from quantvla_ros.kernels.triton_start import release, wait
 
 LONGEST = 16384  # a row is held in registers
 LARGEST_BLOCK = 128  # of a rotation: larger ones do not fit into the shared memory
+AT_ONCE = False  # when a norm lets the next kernel come: see `norm_kernel`
+# What the compiler may use. Without a bound it keeps to few, and asks for some parts of a product
+# only after others have come: each turn is a trip to the L2.
+REGISTERS = 255
+LAST_FIRST = False  # whether rows that only become integers are read from the last one up
 
 # Rotations in the type that the tensor cores take, by the settings they belong to.
 _prepared: WeakKeyDictionary[Rows, dict[torch.dtype, tuple[Tensor, str]]] = WeakKeyDictionary()
@@ -56,30 +66,55 @@ def _vectors(
     shift_ptr,
     sources,
     inside,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    MODULATED: tl.constexpr,
+):
+    """What a norm multiplies by and adds, in turn, as stored; nothing where it does not."""
+    weight, bias, scale, shift = 1.0, 0.0, 0.0, 0.0
+    if HAS_WEIGHT:
+        weight = tl.load(weight_ptr + sources, mask=inside, other=0.0)
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + sources, mask=inside, other=0.0)
+    if MODULATED:
+        scale = tl.load(scale_ptr + sources, mask=inside, other=0.0)
+        shift = tl.load(shift_ptr + sources, mask=inside, other=0.0)
+    return weight, bias, scale, shift
+
+
+@triton.jit
+def _stretched(
+    y,
+    weight,
+    bias,
+    scale,
+    shift,
     offset,
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     MODULATED: tl.constexpr,
 ):
-    """What a norm multiplies by and adds, in turn; ones and zeros where it does not."""
-    weight, bias, scale, shift = 1.0, 0.0, 1.0, 0.0
+    """A row by what `_vectors` gives; float32."""
     if HAS_WEIGHT:
-        weight = offset + tl.load(weight_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+        y = y * (offset + weight.to(tl.float32))
     if HAS_BIAS:
-        bias = tl.load(bias_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+        y = y + bias.to(tl.float32)
     if MODULATED:
-        scale = 1.0 + tl.load(scale_ptr + sources, mask=inside, other=0.0).to(tl.float32)
-        shift = tl.load(shift_ptr + sources, mask=inside, other=0.0).to(tl.float32)
-    return weight, bias, scale, shift
+        y = y * (1.0 + scale.to(tl.float32)) + shift.to(tl.float32)
+    return y
 
 
 @triton.jit
-def _rotated(y, rotation_ptr, B: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr):
-    """Blocks [.., BLOCK] in x's type times the rotation [B, B]; float32."""
+def _rotation_tile(rotation_ptr, B: tl.constexpr, BLOCK: tl.constexpr):
+    """A rotation [B, B], zeros around it."""
     inner = tl.arange(0, BLOCK)
     corner = (inner[:, None] < B) & (inner[None, :] < B)
-    at = rotation_ptr + inner[:, None] * B + inner[None, :]
-    rotation = tl.load(at, mask=corner, other=0.0)
+    return tl.load(rotation_ptr + inner[:, None] * B + inner[None, :], mask=corner, other=0.0)
+
+
+@triton.jit
+def _turned(y, rotation, PRECISION: tl.constexpr):
+    """Blocks [.., BLOCK] in x's type times the rotation; float32."""
     if PRECISION == 'own':
         return tl.dot(y, rotation)
     else:
@@ -87,13 +122,59 @@ def _rotated(y, rotation_ptr, B: tl.constexpr, BLOCK: tl.constexpr, PRECISION: t
 
 
 @triton.jit
-def _joined(
-    sums_ptr,
+def _rounded(y, kind: tl.constexpr, PTX: tl.constexpr):
+    """Float32 rounded to `kind`."""
+    if PTX and kind == tl.bfloat16:  # two at a time: one alone is a conversion of a quarter rate
+        return tl.inline_asm_elementwise(
+            'cvt.rn.bf16x2.f32 $0, $2, $1;',
+            constraints='=r,r,r',
+            args=[y],
+            dtype=tl.bfloat16,
+            is_pure=True,
+            pack=2,
+        )
+    else:
+        return y.to(kind)
+
+
+@triton.jit
+def _finish_with(
     row_scale_ptr,
     w_scale_ptr,
     w_bias_ptr,
     residual_ptr,
     gate_ptr,
+    row,
+    sources,
+    inside,
+    WIDTH,
+    INTEGER: tl.constexpr,
+    PLUS_BIAS: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    """What finishes a row of a product, as stored: scales, bias, gate and residual."""
+    row_scale, w_scale, w_bias, gate = 1.0, 1.0, 0.0, 1.0
+    if INTEGER:
+        row_scale = tl.load(row_scale_ptr + row, cache_modifier='.cg')
+        w_scale = tl.load(w_scale_ptr + sources, mask=inside, other=0.0)
+    if PLUS_BIAS:
+        w_bias = tl.load(w_bias_ptr + sources, mask=inside, other=0.0)
+    if GATED:
+        gate = tl.load(gate_ptr + sources, mask=inside, other=0.0)
+    # From the L2: whatever the caches of this multiprocessor hold of it may be older.
+    at = residual_ptr + row * WIDTH + sources
+    residual = tl.load(at, mask=inside, other=0.0, cache_modifier='.cg')
+    return row_scale, w_scale, w_bias, gate, residual
+
+
+@triton.jit
+def _joined(
+    sums_ptr,
+    row_scale,
+    w_scale,
+    w_bias,
+    gate,
+    residual,
     row,
     sources,
     inside,
@@ -115,14 +196,23 @@ def _joined(
     if INTEGER:
         if SIXTEENTHS:
             y *= 0.0625  # the 16 of `_halves`; exact
-        y = y * tl.load(row_scale_ptr + row)
-        y = y * tl.load(w_scale_ptr + sources, mask=inside, other=0.0)
+        y = y * row_scale
+        y = y * w_scale
     if PLUS_BIAS:
-        y += tl.load(w_bias_ptr + sources, mask=inside, other=0.0).to(tl.float32)
+        y += w_bias.to(tl.float32)
     if GATED:
-        y *= tl.load(gate_ptr + sources, mask=inside, other=0.0).to(tl.float32)
-    residual = tl.load(residual_ptr + row * WIDTH + sources, mask=inside, other=0.0)
+        y *= gate.to(tl.float32)
     return y + residual.to(tl.float32)
+
+
+@triton.jit
+def _largest(y):
+    """The largest of `_magnitudes` in a row [blocks, block]."""
+    if y.dtype == tl.bfloat16:  # they are as ordered by the half of float32 that they are
+        magnitudes = (y.to(tl.int16, bitcast=True) & 0x7FFF).to(tl.int32)
+        return tl.max(tl.max(magnitudes, axis=1), axis=0) << 16
+    else:
+        return tl.max(tl.max(_magnitudes(y.to(tl.float32)), axis=1), axis=0)
 
 
 @triton.jit(do_not_specialize=['M'])
@@ -145,7 +235,7 @@ def norm_kernel(
     gate_ptr,
     x_stride,
     M,
-    WIDTH,
+    WIDTH: tl.constexpr,
     eps,
     offset,
     PARTS: tl.constexpr,
@@ -168,6 +258,9 @@ def norm_kernel(
     B: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
+    LAST_FIRST: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    PTX: tl.constexpr,
     AHEAD: tl.constexpr,
 ):
     """One program per row of x [M, WIDTH]: y [M, WIDTH] of its own type, or int8 with scale [M].
@@ -175,50 +268,73 @@ def norm_kernel(
     The row is a tile of its blocks, [BLOCKS, BLOCK], which a rotation [B, B] multiplies at once;
     without a rotation it is one block of LONGEST columns at most. Not NORMED, the row is quantized
     as it is. With PARTS the row is first made, and stored in x, of the unfinished sums of a product
-    [PARTS, M, WIDTH] and a residual.
+    [PARTS, M, WIDTH] and a residual. LAST_FIRST: the last row begins first. AT_ONCE: the next
+    kernel may come before this one has waited, and so find that the one before has not ended.
     """
-    release(AHEAD)
-    wait(AHEAD)
+    if AT_ONCE:
+        release(AHEAD)
     row = tl.program_id(0).to(tl.int64)
+    if LAST_FIRST:
+        row = tl.num_programs(0) - 1 - row
     inner = tl.arange(0, BLOCK)
     columns = tl.arange(0, BLOCKS)[:, None] * B + inner[None, :]
-    inside = (columns < WIDTH) & (inner[None, :] < B)
+    if B == BLOCK and BLOCKS * B == WIDTH:
+        inside = tl.full((BLOCKS, BLOCK), True, dtype=tl.int1)  # no masks remain
+    else:
+        inside = (columns < WIDTH) & (inner[None, :] < B)
+    # Before the wait only what the kernel before does not write, see above.
     if PERMUTED:
         sources = tl.load(order_ptr + columns, mask=inside, other=0)
     else:
         sources = columns
-    if PARTS > 0:
-        x = _joined(
-            sums_ptr, row_scale_ptr, w_scale_ptr, w_bias_ptr, residual_ptr, gate_ptr, row, sources,
-            inside, M, WIDTH, PARTS, INTEGER, SIXTEENTHS, PLUS_BIAS, GATED,
-        ).to(x_ptr.dtype.element_ty)  # fmt: skip
-        tl.store(x_ptr + row * x_stride + sources, x, mask=inside)
-        x = tl.where(inside, x.to(tl.float32), 0.0)
-    else:
-        x = tl.load(x_ptr + row * x_stride + sources, mask=inside, other=0.0).to(tl.float32)
-    # Asked for before the sums over the row, which wait for x.
     weight, bias, modulation_scale, modulation_shift = _vectors(
-        weight_ptr, bias_ptr, modulation_scale_ptr, modulation_shift_ptr, sources, inside, offset,
+        weight_ptr, bias_ptr, modulation_scale_ptr, modulation_shift_ptr, sources, inside,
         HAS_WEIGHT, HAS_BIAS, MODULATED,
     )  # fmt: skip
+    step = _static(step_ptr, STATIC)
+    if ROTATED:
+        rotation = _rotation_tile(rotation_ptr, B, BLOCK)
+    if PARTS > 0:
+        row_scale, w_scale, w_bias, gate, residual = _finish_with(
+            row_scale_ptr, w_scale_ptr, w_bias_ptr, residual_ptr, gate_ptr, row, sources, inside,
+            WIDTH, INTEGER, PLUS_BIAS, GATED,
+        )  # fmt: skip
+    wait(AHEAD)
+    if not AT_ONCE:
+        release(AHEAD)
+    if PARTS > 0:
+        x = _joined(
+            sums_ptr, row_scale, w_scale, w_bias, gate, residual, row, sources, inside, M, WIDTH,
+            PARTS, INTEGER, SIXTEENTHS, PLUS_BIAS, GATED,
+        )  # fmt: skip
+        stored = _rounded(x, x_ptr.dtype.element_ty, PTX)
+        tl.store(x_ptr + row * x_stride + sources, stored, mask=inside)
+        x = tl.where(inside, stored.to(tl.float32), 0.0)
+    else:
+        stored = tl.load(x_ptr + row * x_stride + sources, mask=inside, other=0.0)
+        x = stored.to(tl.float32)
     if CENTERED:
         mean = tl.sum(tl.sum(x, axis=1), axis=0) / WIDTH
         x = tl.where(inside, x - mean, 0.0)
     if NORMED:
         x *= _inverse_deviation(tl.sum(tl.sum(x * x, axis=1), axis=0), WIDTH, eps)
-    y = (x * weight + bias) * modulation_scale + modulation_shift
-    y = y.to(x_ptr.dtype.element_ty)
+    y = _stretched(
+        x, weight, bias, modulation_scale, modulation_shift, offset, HAS_WEIGHT, HAS_BIAS, MODULATED
+    )
+    if NORMED or not QUANTIZED:
+        y = _rounded(y, x_ptr.dtype.element_ty, PTX)
+    else:
+        y = stored  # a long row need not lie in the registers as float32
     if QUANTIZED:
         if ROTATED:
-            y = _rotated(y, rotation_ptr, B, BLOCK, PRECISION)
-        else:
-            y = y.to(tl.float32)
+            y = _turned(y, rotation, PRECISION)
         # A shift or a NaN beyond the edge must not decide about the scale.
         y = tl.where(inside, y, 0.0)
-        largest = tl.max(tl.max(_largest(y), axis=1), axis=0)
-        scale, inverse, usable = _step(largest, step_ptr, LARGEST, SMALLEST, STATIC)
+        largest = _largest(y)
+        y = y.to(tl.float32)
+        scale, inverse, usable = _step(largest, step, LARGEST, SMALLEST, STATIC)
         tl.store(scale_ptr + row, tl.where(usable, scale, float('nan')))
-        y = _integers(y, inverse, usable, LARGEST)
+        y = _integers(y, inverse, usable, LARGEST, STATIC)
     tl.store(y_ptr + row * WIDTH + columns, y, mask=inside)
 
 
@@ -257,8 +373,9 @@ def norm_blocks_kernel(
 
     The rows are read from the cache again for each pass: mean, squares, maxima, integers.
     """
-    release(AHEAD)
+    step = _static(step_ptr, STATIC)
     wait(AHEAD)
+    release(AHEAD)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = rows < M
     inner = tl.arange(0, BLOCK)
@@ -278,11 +395,11 @@ def norm_blocks_kernel(
         x = tl.where(within[None, :], x.to(tl.float32) - mean[:, None], 0.0)
         squares += tl.sum(x * x, axis=1)
     deviation = _inverse_deviation(squares, WIDTH, eps)
-    largest = tl.zeros((ROWS,), dtype=tl.float32)
-    scale, inverse, usable = _step(largest, step_ptr, LARGEST, SMALLEST, STATIC)
+    largest = tl.zeros((ROWS,), dtype=tl.int32)
+    scale, inverse, usable = _step(largest, step, LARGEST, SMALLEST, STATIC)
     for turn in tl.static_range(2):
         if turn == 1:
-            scale, inverse, usable = _step(largest, step_ptr, LARGEST, SMALLEST, STATIC)
+            scale, inverse, usable = _step(largest, step, LARGEST, SMALLEST, STATIC)
             tl.store(scale_ptr + rows, tl.where(usable, scale, float('nan')), mask=there)
         for start in range(0, WIDTH, B):
             columns = start + inner
@@ -294,16 +411,19 @@ def norm_blocks_kernel(
             y = (x - mean[:, None]) * deviation[:, None]
             weight, bias, modulation_scale, modulation_shift = _vectors(
                 weight_ptr, bias_ptr, modulation_scale_ptr, modulation_shift_ptr,
-                sources[None, :], within[None, :], offset, HAS_WEIGHT, HAS_BIAS, MODULATED,
+                sources[None, :], within[None, :], HAS_WEIGHT, HAS_BIAS, MODULATED,
             )  # fmt: skip
-            y = (y * weight + bias) * modulation_scale + modulation_shift
+            y = _stretched(
+                y, weight, bias, modulation_scale, modulation_shift, offset,
+                HAS_WEIGHT, HAS_BIAS, MODULATED,
+            )  # fmt: skip
             # What lies beyond the block meets zeros of the rotation, and zero times NaN is NaN.
             y = tl.where(within[None, :], y, 0.0).to(x_ptr.dtype.element_ty)
-            y = _rotated(y, rotation_ptr + start * B, B, BLOCK, PRECISION)
+            y = _turned(y, _rotation_tile(rotation_ptr + start * B, B, BLOCK), PRECISION)
             if turn == 0:
-                largest = tl.maximum(largest, tl.max(_largest(y), axis=1))
+                largest = tl.maximum(largest, tl.max(_magnitudes(y), axis=1))
             else:
-                q = _integers(y, inverse[:, None], usable[:, None], LARGEST)
+                q = _integers(y, inverse[:, None], usable[:, None], LARGEST, STATIC)
                 tl.store(y_rows + columns[None, :], q, mask=there[:, None] & within[None, :])
 
 
@@ -488,7 +608,11 @@ def _norm(
                 B=block,
                 BLOCKS=high,
                 BLOCK=size,
+                LAST_FIRST=LAST_FIRST and not normed,
+                AT_ONCE=AT_ONCE,
+                PTX=x.device.type == 'cuda',
                 num_warps=4 if size * high <= 4096 else 8,
+                **({} if product is None else {'maxnreg': REGISTERS}),
                 **launch_options(x.device, count),
             )
             alike(compiled)
