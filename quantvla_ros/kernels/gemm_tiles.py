@@ -75,6 +75,16 @@ class GemmTile:
         """Whether a program's columns are one step."""
         return self.stages == 1
 
+    def has_tail(self, rows: int) -> bool:
+        """Whether the last tile of so many rows is one of half the height.
+
+        Only where Hopper's matrix instruction, 64 rows high, is filled by that: in bulk, with the
+        rows as the left operand.
+        """
+        half = self.rows // 2
+        fills = self.bulk and not self.left and half >= 64
+        return fills and rows > self.rows and 0 < rows % self.rows <= half
+
     def shared(self, kind: str) -> int:
         """Bytes of shared memory that the pipeline holds, or the sums on their way out."""
         weights = self.outputs * self.columns * _BYTES[kind]
