@@ -235,6 +235,11 @@ _MANY_BULK = (
     (128, 128, 256, 4, 3),
     (64, 128, 256, 4, 4),
     (64, 64, 256, 4, 4),
+    # Two or three programs to a multiprocessor: one's sums go out beside the other's products.
+    (128, 128, 128, 4, 3),
+    (128, 128, 128, 4, 2),
+    (64, 256, 128, 4, 2),
+    (64, 128, 128, 4, 3),
 )
 
 
