@@ -432,8 +432,8 @@ def _scaled(
 @triton.jit
 def _activated(x, ACTIVATION: tl.constexpr):
     if ACTIVATION == 'gelu_tanh':
-        # (1 + tanh u) / 2 is the sigmoid of 2 u, without a cancellation
-        x = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+        # (1 + tanh u) / 2 is the sigmoid of 2 u, without a cancellation; 2 u in powers of two
+        x = x / (1.0 + tl.exp2(x * (-2.3022081981 - 0.102943239580 * x * x)))
     elif ACTIVATION == 'silu':
         x = x * tl.sigmoid(x)
     elif ACTIVATION == 'relu':
