@@ -432,6 +432,34 @@ def tiles_at_once(device: str) -> None:
             check_attention(kind, 9, 128, 2, 2, size, device=device, tile=replace(tile, bulk=False))
 
 
+def half_tails(device: str) -> None:
+    """A last tile of half the height, whether its program comes last or beside the others."""
+    if device == 'cuda' and torch.cuda.get_device_capability()[0] != 9:
+        return
+    tile = GemmTile(128, 64, 64, 4, 3, bulk=True)
+    kept = fused._LATE
+    try:
+        # One row, all but one of the half, all of it; and tiles that are high after all.
+        for rows, tail in ((129, True), (319, True), (192, True), (193, False), (256, False)):
+            assert tile.has_tail(rows) == tail
+            for kind in ('bfloat16', 'int8'):
+                case = Case(kind, rows, 80, 200, device=device)
+                for fused._LATE, split in ((1, 1), (48, 1), (2, 2)):
+                    chosen = replace(tile, split=split)
+                    check_linear(case, chosen, 'gelu_tanh', residual=True)
+                assert kind != 'int8' or torch.equal(
+                    check_linear(case, tile), check_linear(case, replace(tile, bulk=False))
+                ), case.name
+            fused._LATE = 2
+            check_gated(Case('int8', rows, 80, 400, device=device), 'silu', tile)
+            check_attention('int8', rows, 80, 3, 1, 64, device=device, first=2, tile=tile)
+    finally:
+        fused._LATE = kept
+    # As high as the product, or too low for the matrix instruction, or lying across it: none.
+    assert not tile.has_tail(60) and not replace(tile, rows=64).has_tail(80)
+    assert not any(replace(tile, **one).has_tail(129) for one in ({'left': True}, {'bulk': False}))
+
+
 def extremes(device: str) -> None:
     """Rows of very different size, zero rows, and rows that are not finite."""
     for kind in ('int8', 'int4', 'int4 of 64'):
@@ -555,6 +583,7 @@ CASES = {
         every_tile,
         bulk_tiles,
         tiles_at_once,
+        half_tails,
         expanded_weights,
         extremes,
         refusals,

@@ -219,6 +219,27 @@ def test_the_memory_accelerator_feeds_the_matrix_units(
     assert compiled.metadata.shared <= tile.shared(kind) + 1024
 
 
+@pytest.mark.parametrize(
+    ('operation', 'kind', 'outputs'),
+    [(gated, 'int8', 32768), (gated, 'bfloat16', 32768), (heads, 'int8', 2560)],
+)
+def test_a_half_tail_costs_the_other_tiles_nothing(on, monkeypatch, operation, kind, outputs):
+    """Both kinds of programs share their memory, fit the registers, and wait for no load."""
+    tile = GemmTile(128, 256, 128 if kind == 'int8' else 64, 8, 4, bulk=True)
+    monkeypatch.setattr(triton_gemm_launch, '_tile', lambda *arguments: tile)
+    launches = on(90)
+    operation(kind, 816, 2048, outputs)
+    operation(kind, 768, 2048, outputs)
+    tailed, whole = (check(one, 90, INSTRUCTION[kind]) for one in launches())
+    assert tailed.metadata.shared == whole.metadata.shared
+    loops = tailed.asm['ttgir'].split('scf.for')[1:]
+    assert len(loops) == 2 and whole.asm['ttgir'].count('scf.for') == 1
+    for loop in loops:
+        loop = loop.partition('scf.yield')[0]
+        assert 'local_load' not in loop and 'async_tma_copy' in loop
+    assert resources(tailed)[1] == 0
+
+
 @pytest.mark.parametrize('group', [0, 128])
 def test_packed_weights_are_written_out(monkeypatch, group):
     from quantvla_ros.kernels import triton_expand

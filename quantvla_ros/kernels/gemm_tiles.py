@@ -75,6 +75,16 @@ class GemmTile:
         """Whether a program's columns are one step."""
         return self.stages == 1
 
+    def has_tail(self, rows: int) -> bool:
+        """Whether the last tile of so many rows is one of half the height.
+
+        Only where Hopper's matrix instruction, 64 rows high, is filled by that: in bulk, with the
+        rows as the left operand.
+        """
+        half = self.rows // 2
+        fills = self.bulk and not self.left and half >= 64
+        return fills and rows > self.rows and 0 < rows % self.rows <= half
+
     def shared(self, kind: str) -> int:
         """Bytes of shared memory that the pipeline holds, or the sums on their way out."""
         weights = self.outputs * self.columns * _BYTES[kind]
@@ -225,6 +235,12 @@ _MANY_BULK = (
     (128, 128, 256, 4, 3),
     (64, 128, 256, 4, 4),
     (64, 64, 256, 4, 4),
+    # Two or three programs to a multiprocessor: one's sums go out beside the other's products.
+    (128, 128, 128, 4, 3),
+    (128, 128, 128, 4, 2),
+    (64, 256, 128, 4, 2),
+    (64, 128, 128, 4, 3),
+    (64, 128, 256, 4, 2),
 )
 
 

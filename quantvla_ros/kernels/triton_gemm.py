@@ -45,6 +45,25 @@ def _first(outputs, PAIR: tl.constexpr):
 
 
 @triton.jit
+def _tails_last(tile, tiles_m, tiles_n, TAIL: tl.constexpr):
+    """The tile of rows and that of outputs of a program, if the last tile of rows is less work.
+
+    Long programs before short ones, so that all end together; but only for the last TAIL tiles of
+    outputs, whose weights are still in the L2 when the short ones come.
+    """
+    early = tiles_n - tl.minimum(TAIL, tiles_n)
+    late = tile - early * tiles_m
+    longer = (tiles_n - early) * (tiles_m - 1)
+    if late < 0:
+        row_tile, output_tile = tile % tiles_m, tile // tiles_m
+    elif late < longer:
+        row_tile, output_tile = late % (tiles_m - 1), early + late // (tiles_m - 1)
+    else:
+        row_tile, output_tile = tiles_m - 1, early + late - longer
+    return row_tile, output_tile
+
+
+@triton.jit
 def _parted(sums, LEFT: tl.constexpr):
     """Both halves of a tile along its outputs."""
     if LEFT:
@@ -413,8 +432,8 @@ def _scaled(
 @triton.jit
 def _activated(x, ACTIVATION: tl.constexpr):
     if ACTIVATION == 'gelu_tanh':
-        # (1 + tanh u) / 2 is the sigmoid of 2 u, without a cancellation
-        x = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+        # (1 + tanh u) / 2 is the sigmoid of 2 u, without a cancellation; 2 u in powers of two
+        x = x / (1.0 + tl.exp2(x * (-2.3022081981 - 0.102943239580 * x * x)))
     elif ACTIVATION == 'silu':
         x = x * tl.sigmoid(x)
     elif ACTIVATION == 'relu':
@@ -552,6 +571,7 @@ def gemm_kernel(
     K,
     start,
     eps,
+    tail_ptr,
     KIND: tl.constexpr,
     EPILOGUE: tl.constexpr,
     PAIR: tl.constexpr,
@@ -576,6 +596,7 @@ def gemm_kernel(
     BYTES: tl.constexpr,
     BULK: tl.constexpr,
     AT_ONCE: tl.constexpr,
+    TAIL: tl.constexpr,
     LEFT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -588,12 +609,18 @@ def gemm_kernel(
     `weight_ptr` are descriptors of tiles (see `_bulk_products`). AHEAD, this kernel may start
     before the one it follows ends: it asks for its weights, of BYTES each, meanwhile. AT_ONCE, a
     program's columns are one step: then all that the kernel before has no part in is here by then.
+    TAIL, the last tile of rows is half as high, as at most half of its rows exist: `tail_ptr` is a
+    descriptor of such tiles, and their programs come last (see `_tails_last`).
     """
     EARLY: tl.constexpr = AT_ONCE and not UNFINISHED
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)
-    rows = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)
-    _, outputs = _outputs(tile // tiles_m, PAIR, BLOCK_N)
+    if TAIL > 0:
+        row_tile, output_tile = _tails_last(tile, tiles_m, tl.cdiv(N, BLOCK_N), TAIL)
+    else:
+        row_tile, output_tile = tile % tiles_m, tile // tiles_m
+    rows = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    _, outputs = _outputs(output_tile, PAIR, BLOCK_N)
     # What lies beyond the edge reads row 0 instead of a mask per load; it is never stored.
     x_rows = tl.where(rows < M, rows, 0).to(tl.int64)
     w_rows = tl.where(outputs < N, outputs, 0).to(tl.int64)
@@ -605,7 +632,7 @@ def gemm_kernel(
         w = _early_weights(
             weight_ptr,
             w_rows,
-            tile // tiles_m,
+            output_tile,
             first,
             K,
             PAIR,
@@ -625,9 +652,74 @@ def gemm_kernel(
         cos, sin = cos_ptr, sin_ptr
         if ROTARY:
             cos, sin = _turns(
-                rows, tile // tiles_m, cos, sin, M, N, PAIR, HEADS + KV_HEADS, LEFT, BLOCK_N
+                rows, output_tile, cos, sin, M, N, PAIR, HEADS + KV_HEADS, LEFT, BLOCK_N
             )
     wait(AHEAD)
+    if TAIL > 0:  # noqa: SIM102 (the second is asked at run time)
+        if row_tile == tiles_m - 1:
+            HALF: tl.constexpr = BLOCK_M // 2
+            half_rows = row_tile * BLOCK_M + tl.arange(0, HALF)
+            half = _bulk_products(
+                tail_ptr,
+                weight_ptr,
+                row_tile * BLOCK_M,
+                output_tile,
+                first,
+                stop,
+                KIND == 'int8',
+                PRECISION,
+                WIDEN,
+                PAIR,
+                LEFT,
+                HALF,
+                BLOCK_N,
+                BLOCK_K,
+            )
+            if not UNFINISHED:
+                scale, bias = _factors(outputs, scale_ptr, bias_ptr, N, KIND, HAS_BIAS)
+                _finish(
+                    half,
+                    half_rows,
+                    output_tile,
+                    _row_scales(half_rows, row_scale_ptr, M, KIND),
+                    scale,
+                    bias,
+                    cos_ptr,
+                    sin_ptr,
+                    residual_ptr,
+                    gate_ptr,
+                    q_norm_ptr,
+                    k_norm_ptr,
+                    keys_ptr,
+                    values_ptr,
+                    start_ptr,
+                    y_ptr,
+                    M,
+                    N,
+                    start,
+                    eps,
+                    KIND,
+                    EPILOGUE,
+                    PAIR,
+                    GROUP,
+                    HAS_BIAS,
+                    ACTIVATION,
+                    HAS_RESIDUAL,
+                    HAS_GATE,
+                    HEADS,
+                    KV_HEADS,
+                    ROTARY,
+                    NORMED,
+                    START_ON_DEVICE,
+                    False,
+                    LEFT,
+                    BLOCK_N,
+                )
+            else:
+                inside = _along_rows(half_rows < M, LEFT) & _along_outputs(outputs < N, LEFT)
+                at = (part * (M * N)).to(tl.int64) + _along_rows(half_rows * N, LEFT)
+                tl.store(sums_ptr + at + _along_outputs(outputs, LEFT), half, mask=inside)
+            return
     if EARLY:
         row_scale = _row_scales(rows, row_scale_ptr, M, KIND)
     if AT_ONCE:
@@ -635,7 +727,7 @@ def gemm_kernel(
             x_ptr,
             w,
             x_rows,
-            (tile % tiles_m) * BLOCK_M,
+            row_tile * BLOCK_M,
             first,
             K,
             KIND == 'int8',
@@ -670,8 +762,8 @@ def gemm_kernel(
         sums = _bulk_products(
             x_ptr,
             weight_ptr,
-            (tile % tiles_m) * BLOCK_M,
-            tile // tiles_m,
+            row_tile * BLOCK_M,
+            output_tile,
             first,
             stop,
             KIND == 'int8',
@@ -710,7 +802,7 @@ def gemm_kernel(
         _finish(
             sums,
             rows,
-            tile // tiles_m,
+            output_tile,
             row_scale,
             scale,
             bias,

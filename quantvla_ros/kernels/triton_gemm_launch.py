@@ -35,6 +35,7 @@ from quantvla_ros.kernels.halves import HalvedWeight
 from quantvla_ros.kernels.tile_table import best_tile
 
 ACTIVATIONS = ('gelu_tanh', 'silu', 'relu')
+_LATE = 48  # tiles of outputs whose short programs come last (see `triton_gemm._tails_last`)
 _REDUCED = (8, 128)  # rows and outputs of a tile of the reduction
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -327,9 +328,11 @@ def _launch(
         'SPLIT': tile.split,
         **launch_options(y.device, rows),
     }
-    operands = (values, matrix)
+    operands, tail = (values, matrix), None
     if tile.bulk:
         operands = _descriptors(values, matrix, tile, epilogue.pair)
+        if tile.has_tail(rows):
+            tail = _descriptor_of_rows(values, tile.rows // 2, tile.columns)
     with triton_int8._on(y.device):
         grid = (-(-rows // tile.rows) * -(-outputs // tile.outputs), tile.split)
         compiled = triton_gemm.gemm_kernel[grid](
@@ -342,6 +345,7 @@ def _launch(
             outputs,
             columns,
             *sizes,
+            tail,
             SCALE_SUMS=tile.rows <= 64,
             PTX=y.device.type == 'cuda',
             # Three products of TF32 are as exact as one of float32, on the matrix units.
@@ -352,6 +356,7 @@ def _launch(
             BYTES=matrix.element_size(),
             BULK=tile.bulk,
             AT_ONCE=tile.at_once,
+            TAIL=0 if tail is None else _LATE,
             LEFT=tile.left,
             BLOCK_M=tile.rows,
             BLOCK_N=tile.outputs,
@@ -385,8 +390,8 @@ def _descriptors(x: Tensor, matrix: Tensor, tile: GemmTile, pair: int) -> tuple[
     """What `triton_gemm._bulk_products` loads tiles of rows and of weights through."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    (rows, columns), outputs = x.shape, matrix.shape[0]
-    rows_of_x = TensorDescriptor(x, [rows, columns], [columns, 1], [tile.rows, tile.columns])
+    columns, outputs = x.shape[1], matrix.shape[0]
+    rows_of_x = _descriptor_of_rows(x, tile.rows, tile.columns)
     if pair == 0:
         block = [tile.outputs, tile.columns]
         return rows_of_x, TensorDescriptor(matrix, [outputs, columns], [columns, 1], block)
@@ -398,6 +403,12 @@ def _descriptors(x: Tensor, matrix: Tensor, tile: GemmTile, pair: int) -> tuple[
         [pair * columns, step * columns, 1],
         [2, tile.outputs // 2, tile.columns],
     )
+
+
+def _descriptor_of_rows(x: Tensor, height: int, width: int) -> Any:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor(x, list(x.shape), [x.shape[1], 1], [height, width])
 
 
 def _operand(x: Tensor | Quantized, weight: MatrixWeight) -> tuple[Tensor, Tensor | None]:
