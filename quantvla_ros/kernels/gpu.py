@@ -44,7 +44,7 @@ def launch_options(device: torch.device, rows: int) -> dict[str, Any]:
     return {'AHEAD': True, 'launch_pdl': True}
 
 
-def alike(compiled: Any) -> None:
-    """Have multiprocessors divide their memory for this kernel as for all others (`carveout`)."""
-    if compiled is not None and os.environ.get('CARVE') != '0':
+def alike(compiled: Any, device: torch.device, rows: int) -> None:
+    """Have the memory of multiprocessors divided alike for kernels that overlap: `carveout`."""
+    if launch_options(device, rows)['AHEAD'] and os.environ.get('CARVE') != '0':
         all_for_programs(compiled)

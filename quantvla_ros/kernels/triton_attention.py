@@ -141,7 +141,7 @@ def attention(
             enable_fp_fusion=True,  # from Triton 3.10 on it must be asked for
             **launch_options(device, queries.shape[0]),
         )
-        alike(compiled)
+        alike(compiled, device, queries.shape[0])
         if tile.splits > 1 and tile.after:
             compiled = join_kernel[(rows * group, kv_heads * segments)](
                 out,
@@ -153,12 +153,11 @@ def attention(
                 WIDE=wide,
                 REST=rest,
                 SPLITS=tile.splits,
-                PLACES=triton.next_power_of_2(tile.splits),
                 ROWS=tile.rows,
-                num_warps=4,
+                num_warps=max(1, wide // 128),  # four columns a thread
                 **launch_options(device, queries.shape[0]),
             )
-            alike(compiled)
+            alike(compiled, device, queries.shape[0])
     return out
 
 

@@ -249,6 +249,12 @@ def attention_kernel(
 
 
 @triton.jit
+def _with(some, another):
+    """A tuple and one more."""
+    return some + (another,)  # noqa: RUF005
+
+
+@triton.jit
 def join_kernel(
     out_ptr,
     part_ptr,
@@ -259,46 +265,58 @@ def join_kernel(
     WIDE: tl.constexpr,
     REST: tl.constexpr,
     SPLITS: tl.constexpr,
-    PLACES: tl.constexpr,
     ROWS: tl.constexpr,
     AHEAD: tl.constexpr,
 ):
     """One program per row of queries, key head and segment: joins the parts that were left AFTER.
 
-    PLACES is a power of two from SPLITS up.
+    Each thread reads all logits and sums of weights itself: no thread waits for another, and all
+    that is read is asked for at once.
     """
     release(AHEAD)
-    wait(AHEAD)
     row = tl.program_id(0)
     group = tl.program_id(1)
     tiles = tl.cdiv(tl.num_programs(0), ROWS)
     lane = row % ROWS
-    split = tl.arange(0, PLACES)
-    there = split < SPLITS
-    length = ROWS * (WIDE + REST + 2)
-    mine = part_ptr + (group * tiles + row // ROWS) * length
-    theirs = mine + split * (tiles * tl.num_programs(1) * length)
-    heads = theirs + ROWS * (WIDE + REST) + lane
-    largest = tl.load(heads, mask=there, other=float('-inf'))
-    total = tl.load(heads + ROWS, mask=there, other=0.0)
+    stride = tiles * tl.num_programs(1) * ROWS * (WIDE + REST + 2)
+    mine = part_ptr + (group * tiles + row // ROWS) * (ROWS * (WIDE + REST + 2))
+    heads = mine + ROWS * (WIDE + REST) + lane
     wide = tl.arange(0, WIDE)
-    at = theirs[:, None] + lane * WIDE + wide[None, :]
-    sums = tl.load(at, mask=there[:, None], other=0.0)
-    # A maximum drops NaN; the sum of the weights keeps it.
-    base = tl.max(largest, axis=0)
+    sums = tl.zeros((WIDE,), dtype=tl.float32)
+    if REST > 0:
+        rest = tl.arange(0, REST)
+        sums_rest = tl.zeros((REST,), dtype=tl.float32)
+    wait(AHEAD)
+    # All is asked for before the first of it is used, so that it takes one trip: the sums first,
+    # and none of it is moved behind the barrier.
+    logits, weights, parts, parts_rest = (), (), (), ()
+    for split in tl.static_range(SPLITS):
+        theirs = mine + split * stride
+        parts = _with(parts, tl.load(theirs + lane * WIDE + wide))
+        if REST > 0:
+            at = theirs + ROWS * WIDE + lane * REST + rest
+            parts_rest = _with(parts_rest, tl.load(at))
+    tl.debug_barrier()
+    for split in tl.static_range(SPLITS):
+        logits = _with(logits, tl.load(heads + split * stride))
+        weights = _with(weights, tl.load(heads + split * stride + ROWS))
+    base = logits[0]  # type: ignore[misc]
+    for split in tl.static_range(1, SPLITS):
+        # A maximum drops NaN; the sum of the weights keeps it.
+        base = tl.maximum(base, logits[split])
     base = tl.where(base == float('-inf'), 0.0, base)
-    shrunk = tl.exp2(largest - base)
-    total = tl.sum(shrunk * total, axis=0)
+    total = 0.0
+    for split in tl.static_range(SPLITS):
+        shrunk = tl.exp2(logits[split] - base)
+        total += shrunk * weights[split]
+        sums += shrunk * parts[split]
+        if REST > 0:
+            sums_rest += shrunk * parts_rest[split]
     total = tl.where(total > 0.0, total, float('nan'))
     head, segment = group % KV, group // KV
     out_at = out_ptr + (segment * M + row // GROUP) * (KV * GROUP * D)
     out_at += (head * GROUP + row % GROUP) * D
     kind = out_ptr.dtype.element_ty
-    y = tl.sum(shrunk[:, None] * sums, axis=0) / total
-    tl.store(out_at + wide, y.to(kind), mask=wide < D)
+    tl.store(out_at + wide, (sums / total).to(kind), mask=wide < D)
     if REST > 0:
-        rest = tl.arange(0, REST)
-        at = theirs[:, None] + ROWS * WIDE + lane * REST + rest[None, :]
-        sums = tl.load(at, mask=there[:, None], other=0.0)
-        y = tl.sum(shrunk[:, None] * sums, axis=0) / total
-        tl.store(out_at + WIDE + rest, y.to(kind), mask=WIDE + rest < D)
+        tl.store(out_at + WIDE + rest, (sums_rest / total).to(kind), mask=WIDE + rest < D)

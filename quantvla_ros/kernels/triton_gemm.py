@@ -592,6 +592,7 @@ def gemm_kernel(
     EVEN_K: tl.constexpr,
     SPLIT: tl.constexpr,
     UNFINISHED: tl.constexpr,
+    EAGER: tl.constexpr,
     AHEAD: tl.constexpr,
     BYTES: tl.constexpr,
     BULK: tl.constexpr,
@@ -655,6 +656,8 @@ def gemm_kernel(
                 rows, output_tile, cos, sin, M, N, PAIR, HEADS + KV_HEADS, LEFT, BLOCK_N
             )
     wait(AHEAD)
+    if EAGER:
+        release(AHEAD)
     if TAIL > 0:  # noqa: SIM102 (the second is asked at run time)
         if row_tile == tiles_m - 1:
             HALF: tl.constexpr = BLOCK_M // 2
@@ -793,7 +796,8 @@ def gemm_kernel(
             BLOCK_N,
             BLOCK_K,
         )
-    release(AHEAD)
+    if not EAGER:
+        release(AHEAD)
     if not UNFINISHED:
         if not EARLY:
             scale, bias = _factors(outputs, scale_ptr, bias_ptr, N, KIND, HAS_BIAS)

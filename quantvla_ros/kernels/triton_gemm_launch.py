@@ -35,6 +35,7 @@ from quantvla_ros.kernels.halves import HalvedWeight
 from quantvla_ros.kernels.tile_table import best_tile
 
 ACTIVATIONS = ('gelu_tanh', 'silu', 'relu')
+EAGER = True
 _LATE = 48  # tiles of outputs whose short programs come last (see `triton_gemm._tails_last`)
 _REDUCED = (8, 128)  # rows and outputs of a tile of the reduction
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -356,6 +357,7 @@ def _launch(
             BYTES=matrix.element_size(),
             BULK=tile.bulk,
             AT_ONCE=tile.at_once,
+            EAGER=EAGER,
             TAIL=0 if tail is None else _LATE,
             LEFT=tile.left,
             BLOCK_M=tile.rows,
@@ -365,7 +367,7 @@ def _launch(
             num_stages=tile.stages,
             **options,
         )
-        alike(compiled)
+        alike(compiled, y.device, rows)
         if tile.split > 1 and left is None:
             height, width = _REDUCED
             width = 2 * head or width
@@ -382,7 +384,7 @@ def _launch(
                 num_warps=4,
                 **options,
             )
-            alike(compiled)
+            alike(compiled, y.device, rows)
     return y
 
 

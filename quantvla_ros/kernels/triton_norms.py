@@ -41,7 +41,7 @@ from quantvla_ros.kernels.triton_start import release, wait
 
 LONGEST = 16384  # a row is held in registers
 LARGEST_BLOCK = 128  # of a rotation: larger ones do not fit into the shared memory
-AT_ONCE = False  # when a norm lets the next kernel come: see `norm_kernel`
+AT_ONCE = True  # when a norm lets the next kernel come: see `norm_kernel`
 # What the compiler may use. Without a bound it keeps to few, and asks for some parts of a product
 # only after others have come: each turn is a trip to the L2.
 REGISTERS = 255
@@ -594,7 +594,7 @@ def _norm(
                 num_warps=4 if size <= 64 else 8,
                 **launch_options(x.device, count),
             )
-            alike(compiled)
+            alike(compiled, x.device, count)
         else:
             rotated = arguments['rotation_ptr'] is not x
             size = _matrix_size(block) if rotated else triton.next_power_of_2(block)
@@ -615,7 +615,7 @@ def _norm(
                 **({} if product is None else {'maxnreg': REGISTERS}),
                 **launch_options(x.device, count),
             )
-            alike(compiled)
+            alike(compiled, x.device, count)
     if rows is None:
         return y
     return out if isinstance(out, Quantized) else Quantized(y, row_scale, x.dtype)
