@@ -58,7 +58,7 @@ def test_a_chosen_tile_fits_and_wastes_no_rows(shared, kind, rows, outputs, colu
     tiles += candidates(product, shared=shared)
     for tile in tiles:
         assert tile.shared(kind) <= shared
-        assert tile.stages >= 2
+        assert tile.stages >= 2 or tile.columns * tile.split >= columns  # else one step holds all
         assert not group or int(group) % tile.columns == 0
         assert tile.left or kind != 'int4'
         assert not head or tile.outputs == 2 * head  # a normed head is one tile

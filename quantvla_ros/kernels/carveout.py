@@ -4,8 +4,8 @@
 
 Knows the driver; knows nothing of what a kernel computes. A multiprocessor changes that division
 only while it is empty (CUDA programming guide, shared memory of compute capability 9.0), and the
-driver chooses it for each kernel by what that needs. So a program of a large tile would wait on each
-multiprocessor that has a program of a norm, instead of loading its weights beside it.
+driver chooses it for each kernel by what that needs. So a program of a large tile would wait on
+each multiprocessor that has a program of a norm, instead of loading its weights beside it.
 """
 from __future__ import annotations
 

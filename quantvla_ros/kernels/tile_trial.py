@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantvla_ros.kernels import fused_reference
+from quantvla_ros.kernels import fused_reference, triton_norms
 from quantvla_ros.kernels import triton_gemm_launch as launch
-from quantvla_ros.kernels import triton_norms
 from quantvla_ros.kernels.attention_tiles import Attention
 from quantvla_ros.kernels.attention_trial import AttentionTrial
 from quantvla_ros.kernels.fused_types import (
