@@ -7,17 +7,23 @@ means what `models.pi05` means, for one observation, written for few kernels: ev
 denoising step alone decides is prepared, the Euler step is the epilogue of the last product, and
 every buffer has its place before the first run.
 
+The first denoising step runs beside the prefix, in a lane: its layers need no more of it than the
+keys and values of the same layer, and little of the GPU.
+
 A layer's keys lie with the action tokens' first and the prefix's behind them, so that the keys in
 use are always the first ones, however long the prompt is. Attention does not ask for an order.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from quantvla_ros.engine.inputs import WordsLast
+from quantvla_ros.engine.lanes import Lanes
 from quantvla_ros.engine.norms import load_norm, normed
 from quantvla_ros.engine.siglip import SiglipForward, SiglipWeights
 from quantvla_ros.engine.weights import WeightLoader
@@ -26,6 +32,8 @@ from quantvla_ros.kernels.fused_types import Norm, Quantized, Weight, rows_of
 from quantvla_ros.kernels.rows import Rows
 from quantvla_ros.models.pi05 import PI05
 from quantvla_ros.models.prefix import ROTARY_THETA
+
+BESIDE = 1  # every how many layers of the prefix the first step's may go on; 0: it comes behind
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +102,23 @@ class PI05Forward(WordsLast):
 
     weights: PI05Weights
 
-    def __init__(self, weights: PI05Weights, views: int, prompt: int) -> None:
+    def __init__(
+        self, weights: PI05Weights, views: int, prompt: int,
+        *, lanes: int | None = None, beside: int | None = None,
+    ) -> None:
+        """Make the buffers.
+
+        Args:
+            lanes: as `SiglipForward`.
+            beside: instead of BESIDE.
+        """
         super().__init__(weights, views, prompt)
         config, device = weights.config, weights.device
         vision, stack, expert = config.vision, config.prefix, config.expert
         self.pictures = views * vision.tokens
         self.longest = self.pictures + prompt
         buffer = self._buffer
-        self._vision = SiglipForward(weights.vision, views)
+        self._vision = SiglipForward(weights.vision, views, lanes)
         self.images = self._vision.images
         self.text = buffer(prompt, stack.width)
         self.counts = buffer(2, dtype=torch.int32)
@@ -115,11 +132,38 @@ class PI05Forward(WordsLast):
             self.longest + config.chunk, stack.head_dim, ROTARY_THETA
         )
         self._chunk = torch.arange(config.chunk, dtype=torch.int32, device=device)
+        self._action_cos, self._action_sin = (
+            buffer(config.chunk, stack.head_dim // 2, dtype=torch.float32) for _ in range(2)
+        )
+        self._meetings = _meetings(len(weights.prefix), BESIDE if beside is None else beside)
         self._stage()
 
     def _counts(self, tokens: int) -> list[int]:
         count = self.pictures + tokens
         return [count, count + self.weights.config.chunk]
+
+    def run(self) -> Tensor:
+        """As `BufferedForward`."""
+        if not self._meetings:
+            return super().run()
+        self.see()
+        marks: dict[int, Any] = {}
+        with Lanes(self.weights.device) as lanes:
+
+            def written(index: int) -> None:
+                if index in self._meetings:
+                    marks[index] = lanes.mark()
+
+            def needed(index: int) -> None:
+                mark = marks.pop(min(m for m in self._meetings if m >= index), None)
+                if mark is not None:
+                    lanes.after(mark)
+
+            self.read(written)
+            with lanes.lane(1):
+                rotary = self._action_rotary()
+                x = self._step(0, self.noise, rotary, needed)
+        return self._steps(1, x, rotary)
 
     def encode(self) -> None:
         """Pictures and prompt to the keys and values that the expert reads."""
@@ -133,8 +177,12 @@ class PI05Forward(WordsLast):
         fused.linear(y, projector, out=self._prefix[: self.pictures])
         self._prefix[self.pictures :].copy_(self.text)
 
-    def read(self) -> None:
-        """The prefix's embeddings to keys and values, layer by layer; embeddings are used up."""
+    def read(self, written: Callable[[int], None] = lambda index: None) -> None:
+        """The prefix's embeddings to keys and values, layer by layer; embeddings are used up.
+
+        Args:
+            written: told of each layer behind the launch that writes its keys and values.
+        """
         config = self.weights.config
         stack, chunk, x = config.prefix, config.chunk, self._prefix
         rotary = (self._cos[: self.longest], self._sin[: self.longest])
@@ -154,6 +202,7 @@ class PI05Forward(WordsLast):
                 values,
                 chunk,
             )
+            written(index)
             if layer.output is None:
                 return
             assert layer.before_mlp and layer.gate_up is not None and layer.down is not None
@@ -167,13 +216,22 @@ class PI05Forward(WordsLast):
 
     def integrate(self) -> Tensor:
         """`noise` to `actions` by all denoising steps, on the keys and values of `encode`."""
-        x, rotary = self.noise, self._action_rotary()
-        for step in range(len(self.weights.expert)):
-            features = self._features(step, x, rotary)
-            x = fused.linear(
-                features, self.weights.action_out, residual=x, gate=self._euler, out=self.actions
-            )
+        return self._steps(0, self.noise, self._action_rotary())
+
+    def _steps(self, first: int, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """All denoising steps from one on."""
+        for step in range(first, len(self.weights.expert)):
+            x = self._step(step, x, rotary)
         return x
+
+    def _step(
+        self, step: int, x: Tensor, rotary: tuple[Tensor, Tensor], *needed: Callable[[int], None]
+    ) -> Tensor:
+        """An Euler step from x to `actions`."""
+        features = self._features(step, x, rotary, *needed)
+        return fused.linear(
+            features, self.weights.action_out, residual=x, gate=self._euler, out=self.actions
+        )
 
     def velocity(self, step: int, x: Tensor) -> Tensor:
         """The flow's velocity at [chunk, action_dim] noisy actions, float32; for comparisons."""
@@ -181,9 +239,14 @@ class PI05Forward(WordsLast):
         return fused.linear(features, self.weights.action_out, out=torch.empty_like(x))
 
     def _features(
-        self, step: int, x: Tensor, rotary: tuple[Tensor, Tensor]
+        self, step: int, x: Tensor, rotary: tuple[Tensor, Tensor],
+        needed: Callable[[int], None] = lambda index: None,
     ) -> Tensor | Quantized:
-        """What the expert makes of noisy actions [chunk, action_dim]: [chunk, width]."""
+        """What the expert makes of noisy actions [chunk, action_dim]: [chunk, width].
+
+        Args:
+            needed: told of each layer before the launch that reads the prefix's keys and values.
+        """
         weights = self.weights
         sizes, at = weights.config.expert, weights.expert[step]
         tokens = fused.linear(x, weights.action_in, out=self._tokens)
@@ -204,6 +267,7 @@ class PI05Forward(WordsLast):
                 values,
                 0,
             )
+            needed(index)
             y = fused.attention(
                 query, keys, values, count=self.counts[1], scale=sizes.head_dim**-0.5
             )
@@ -222,7 +286,20 @@ class PI05Forward(WordsLast):
     def _action_rotary(self) -> tuple[Tensor, Tensor]:
         """Rotary tables of the action tokens, which follow the prompt's last token."""
         places = self._chunk + self.counts[0]
-        return self._cos.index_select(0, places), self._sin.index_select(0, places)
+        torch.index_select(self._cos, 0, places, out=self._action_cos)
+        torch.index_select(self._sin, 0, places, out=self._action_sin)
+        return self._action_cos, self._action_sin
+
+
+def _meetings(layers: int, every: int) -> frozenset[int]:
+    """After which layers of the prefix a step beside it goes on; 0: there is none.
+
+    The last one is short, keys and values only, so one meeting is right before it: what is left
+    behind the prefix is a layer, however seldom they meet.
+    """
+    if not every:
+        return frozenset()
+    return frozenset((layers - 1, *range(layers - 2, -1, -every)))
 
 
 def _modulated_norm(
