@@ -83,7 +83,7 @@ class LaneWatch(TorchDispatchMode):
                 if isinstance(tensor, torch.Tensor) and tensor.numel():
                     self._note(tensor, writes, str(function))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and tensor.numel():
                 self._kept.append(tensor)
                 place = tensor.untyped_storage().data_ptr()
                 if place not in self._seen:

@@ -8,8 +8,8 @@ from engine_lane_watch import LaneWatch
 from engine_samples import inputs, network, relative
 
 from quantvla_ros.engine import lanes
-from quantvla_ros.engine.lanes import Lanes
-from quantvla_ros.engine.pi05 import PI05Forward, PI05Weights, _meetings
+from quantvla_ros.engine.lanes import Beside, Lanes
+from quantvla_ros.engine.pi05 import PI05Forward, PI05Weights
 from quantvla_ros.engine.siglip import SiglipForward, _shares
 from quantvla_ros.kernels import gpu
 from quantvla_ros.kernels.counters import counters, own_counters
@@ -48,13 +48,13 @@ def test_in_lanes_nothing_is_read_before_it_is_written(watch, weights, in_lanes,
     assert set(watch.operations) == {0, 1} | set(range(1, in_lanes + 1))
 
 
-def test_the_first_step_beside_the_prefix_gives_the_bits_of_one_behind_it(weights):
-    given = inputs(2, 7)
-    wanted = actions(PI05Forward(weights, 2, 9, lanes=1, beside=0), given)
+@pytest.mark.parametrize('engine', ['pi05', 'smolvla'])
+def test_the_first_step_beside_the_prefix_gives_the_bits_of_one_behind_it(engine):
+    kind = KINDS[engine]
+    given, weights = kind.samples.inputs(2, 7), kind.weights('w8a8')
+    wanted = actions(kind.forward(weights, 2, 9, beside=0), given)
     for beside in (1, 2, 5):
-        assert torch.equal(
-            actions(PI05Forward(weights, 2, 9, lanes=1, beside=beside), given), wanted
-        )
+        assert torch.equal(actions(kind.forward(weights, 2, 9, beside=beside), given), wanted)
 
 
 @pytest.mark.parametrize('views', [2, 3])
@@ -130,9 +130,10 @@ def test_kernels_in_lanes_and_the_first_behind_them_do_not_begin_early(monkeypat
 
 
 def test_the_first_step_meets_the_prefix_right_before_its_last_layer():
-    assert _meetings(18, 1) == set(range(18))
-    assert _meetings(18, 3) == {1, 4, 7, 10, 13, 16, 17}
-    assert _meetings(18, 100) == {16, 17} and _meetings(1, 1) == {0} and not _meetings(18, 0)
+    assert Beside(18, 1).meetings == set(range(18))
+    assert Beside(18, 3).meetings == {1, 4, 7, 10, 13, 16, 17}
+    assert Beside(18, 100).meetings == {16, 17} and Beside(1, 1).meetings == {0}
+    assert not Beside(18, 0).meetings
 
 
 def test_pictures_are_shared_among_lanes_evenly():
@@ -149,3 +150,4 @@ def test_no_engine_has_races(watch, engine):
         with watch:
             forward.run()
     assert not watch.races and not watch.strays
+    assert (1 in watch.operations) == (engine != 'groot')

@@ -20,16 +20,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from quantvla_ros.kernels.counters import counters_of_lane
 from quantvla_ros.kernels.gpu import one_after_the_other
 
+BESIDE = 1  # for `Beside.every` where nobody says
 _PRIORITY = -1  # before the kernels of all other streams; a graph's nodes keep it
 _thread = threading.local()
+_Result = TypeVar('_Result')
+Told = Callable[[int], None]  # told of a layer
 
 
 class Streams(Protocol):
@@ -93,6 +96,62 @@ class Lanes:
         with self._within:
             for stream in self._used.values():
                 self._streams.wait(self._origin, self._streams.record(stream))
+
+
+class Beside:
+    """Layers that run beside those of another stack, each behind the other's layer of its number.
+
+    Attributes:
+        meetings: layers of the other stack behind which these go on.
+    """
+
+    def __init__(self, layers: int, every: int | None = None) -> None:
+        """Of so many layers each.
+
+        Args:
+            every: how many layers apart they meet; 0: they do not run beside each other, None: as
+                BESIDE says.
+        """
+        every = BESIDE if every is None else every
+        # The last one is short, keys and values only, so they meet right before it too: what is
+        # left behind it is a layer, however seldom they meet.
+        before = range(layers - 2, -1, -every) if every else ()
+        self.meetings = frozenset((layers - 1, *before)) if every else frozenset[int]()
+
+    def run(
+        self, device: torch.device, first: Callable[[Told], object],
+        second: Callable[[Told], _Result],
+    ) -> _Result:
+        """Both, or one behind the other.
+
+        Args:
+            first: the other stack; tells of each layer once what that leaves is written.
+            second: these; tells of each layer before that is read.
+        Returns:
+            What `second` returns.
+        """
+        if not self.meetings:
+            first(_nobody)
+            return second(_nobody)
+        marks: dict[int, Any] = {}
+        with Lanes(device) as lanes:
+
+            def written(layer: int) -> None:
+                if layer in self.meetings:
+                    marks[layer] = lanes.mark()
+
+            def needed(layer: int) -> None:
+                meeting = min(m for m in self.meetings if m >= layer)
+                if meeting in marks:  # else it is behind that already
+                    lanes.after(marks.pop(meeting))
+
+            first(written)
+            with lanes.lane(1):
+                return second(needed)
+
+
+def _nobody(layer: int) -> None:
+    """Is told where nothing waits."""
 
 
 def streams_of(device: torch.device) -> Streams:

@@ -15,15 +15,13 @@ use are always the first ones, however long the prompt is. Attention does not as
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from quantvla_ros.engine.inputs import WordsLast
-from quantvla_ros.engine.lanes import Lanes
+from quantvla_ros.engine.lanes import Beside, Told
 from quantvla_ros.engine.norms import load_norm, normed
 from quantvla_ros.engine.siglip import SiglipForward, SiglipWeights
 from quantvla_ros.engine.weights import WeightLoader
@@ -32,8 +30,6 @@ from quantvla_ros.kernels.fused_types import Norm, Quantized, Weight, rows_of
 from quantvla_ros.kernels.rows import Rows
 from quantvla_ros.models.pi05 import PI05
 from quantvla_ros.models.prefix import ROTARY_THETA
-
-BESIDE = 1  # every how many layers of the prefix the first step's may go on; 0: it comes behind
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +106,7 @@ class PI05Forward(WordsLast):
 
         Args:
             lanes: as `SiglipForward`.
-            beside: instead of BESIDE.
+            beside: the first step and the prefix, as `Beside`.
         """
         super().__init__(weights, views, prompt)
         config, device = weights.config, weights.device
@@ -135,7 +131,7 @@ class PI05Forward(WordsLast):
         self._action_cos, self._action_sin = (
             buffer(config.chunk, stack.head_dim // 2, dtype=torch.float32) for _ in range(2)
         )
-        self._meetings = _meetings(len(weights.prefix), BESIDE if beside is None else beside)
+        self._beside = Beside(len(weights.prefix), beside)
         self._stage()
 
     def _counts(self, tokens: int) -> list[int]:
@@ -144,26 +140,13 @@ class PI05Forward(WordsLast):
 
     def run(self) -> Tensor:
         """As `BufferedForward`."""
-        if not self._meetings:
-            return super().run()
         self.see()
-        marks: dict[int, Any] = {}
-        with Lanes(self.weights.device) as lanes:
-
-            def written(index: int) -> None:
-                if index in self._meetings:
-                    marks[index] = lanes.mark()
-
-            def needed(index: int) -> None:
-                mark = marks.pop(min(m for m in self._meetings if m >= index), None)
-                if mark is not None:
-                    lanes.after(mark)
-
-            self.read(written)
-            with lanes.lane(1):
-                rotary = self._action_rotary()
-                x = self._step(0, self.noise, rotary, needed)
-        return self._steps(1, x, rotary)
+        x = self._beside.run(
+            self.weights.device,
+            self.read,
+            lambda needed: self._step(0, self.noise, self._action_rotary(), needed),
+        )
+        return self._steps(1, x, (self._action_cos, self._action_sin))
 
     def encode(self) -> None:
         """Pictures and prompt to the keys and values that the expert reads."""
@@ -177,7 +160,7 @@ class PI05Forward(WordsLast):
         fused.linear(y, projector, out=self._prefix[: self.pictures])
         self._prefix[self.pictures :].copy_(self.text)
 
-    def read(self, written: Callable[[int], None] = lambda index: None) -> None:
+    def read(self, written: Told | None = None) -> None:
         """The prefix's embeddings to keys and values, layer by layer; embeddings are used up.
 
         Args:
@@ -202,7 +185,8 @@ class PI05Forward(WordsLast):
                 values,
                 chunk,
             )
-            written(index)
+            if written is not None:
+                written(index)
             if layer.output is None:
                 return
             assert layer.before_mlp and layer.gate_up is not None and layer.down is not None
@@ -225,10 +209,10 @@ class PI05Forward(WordsLast):
         return x
 
     def _step(
-        self, step: int, x: Tensor, rotary: tuple[Tensor, Tensor], *needed: Callable[[int], None]
+        self, step: int, x: Tensor, rotary: tuple[Tensor, Tensor], needed: Told | None = None
     ) -> Tensor:
         """An Euler step from x to `actions`."""
-        features = self._features(step, x, rotary, *needed)
+        features = self._features(step, x, rotary, needed)
         return fused.linear(
             features, self.weights.action_out, residual=x, gate=self._euler, out=self.actions
         )
@@ -240,7 +224,7 @@ class PI05Forward(WordsLast):
 
     def _features(
         self, step: int, x: Tensor, rotary: tuple[Tensor, Tensor],
-        needed: Callable[[int], None] = lambda index: None,
+        needed: Told | None = None,
     ) -> Tensor | Quantized:
         """What the expert makes of noisy actions [chunk, action_dim]: [chunk, width].
 
@@ -267,7 +251,8 @@ class PI05Forward(WordsLast):
                 values,
                 0,
             )
-            needed(index)
+            if needed is not None:
+                needed(index)
             y = fused.attention(
                 query, keys, values, count=self.counts[1], scale=sizes.head_dim**-0.5
             )
@@ -289,17 +274,6 @@ class PI05Forward(WordsLast):
         torch.index_select(self._cos, 0, places, out=self._action_cos)
         torch.index_select(self._sin, 0, places, out=self._action_sin)
         return self._action_cos, self._action_sin
-
-
-def _meetings(layers: int, every: int) -> frozenset[int]:
-    """After which layers of the prefix a step beside it goes on; 0: there is none.
-
-    The last one is short, keys and values only, so one meeting is right before it: what is left
-    behind the prefix is a layer, however seldom they meet.
-    """
-    if not every:
-        return frozenset()
-    return frozenset((layers - 1, *range(layers - 2, -1, -every)))
 
 
 def _modulated_norm(
