@@ -29,7 +29,7 @@ from quantvla_ros.kernels.counters import counters_of_lane
 from quantvla_ros.kernels.gpu import one_after_the_other
 
 BESIDE = 1  # for `Beside.every` where nobody says
-_PRIORITY = -1  # before the kernels of all other streams; a graph's nodes keep it
+PRIORITY = -1  # of kernels in lanes, before those of all other streams; a graph's nodes keep it
 _thread = threading.local()
 _Result = TypeVar('_Result')
 Told = Callable[[int], None]  # told of a layer
@@ -169,9 +169,9 @@ class _Cuda:
     def of_lane(self, lane: int) -> torch.cuda.Stream:
         # Kept, so that graphs share the lane's memory; of the thread, as another one may capture.
         held = _thread.__dict__.setdefault('streams', {})
-        key = (self._device, lane)
+        key = (self._device, lane, PRIORITY)
         if key not in held:
-            held[key] = torch.cuda.Stream(self._device, priority=_PRIORITY)
+            held[key] = torch.cuda.Stream(self._device, priority=PRIORITY)
         return held[key]
 
     def use(self, stream: torch.cuda.Stream) -> contextlib.AbstractContextManager[Any]:
