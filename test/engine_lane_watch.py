@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streams that are not there: they note which operation follows which, and what runs side by side.
 
-Every lane has a vector clock; events carry it. Two operations on the same bytes, one of which
+Each stream has a vector clock; events carry it. Two operations on the same bytes, one of which
 writes, must be in an order that the clocks know, whatever the order was that they were called in.
 """
 import contextlib
@@ -28,9 +28,9 @@ class LaneWatch(TorchDispatchMode):
     """Stands in for `lanes.streams_of` and sees all operations of the CPU meanwhile.
 
     Attributes:
-        operations: of each lane, 0 for the stream it all began on.
+        operations: of each stream, 0 for the one that it all began on, 1 for the lane.
         races: pairs of operations on the same bytes that nothing holds in order.
-        strays: what was made within a run in one lane and used in another.
+        strays: what was made within a run in one of them and used in the other.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class LaneWatch(TorchDispatchMode):
         self.races: list[str] = []
         self.strays: list[str] = []
         self._lane = 0
-        self._clocks: dict[int, Counter] = {0: Counter()}
+        self._clocks: dict[int, Counter] = {0: Counter(), 1: Counter()}
         self._seen: dict[int, list[_Access]] = {}
         self._maker: dict[int, int] = {}
         self._kept: list = []  # so that no two results have the same address
@@ -52,15 +52,16 @@ class LaneWatch(TorchDispatchMode):
         """As `lanes.Streams`, as are the next four."""
         return self._lane
 
-    def of_lane(self, lane):
-        self._clocks.setdefault(lane, Counter())
-        return lane
+    def lane(self):
+        return 1
 
     @contextlib.contextmanager
     def use(self, stream):
         before, self._lane = self._lane, stream
-        yield
-        self._lane = before
+        try:
+            yield
+        finally:
+            self._lane = before
 
     def record(self, stream):
         return Counter(self._clocks[stream])

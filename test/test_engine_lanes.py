@@ -1,16 +1,15 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Work that runs side by side: in lanes, with what one needs of another behind it."""
+"""What runs in a lane beside the rest, behind what it needs of that."""
 import pytest
 import torch
 from engine_kinds import CPU, KINDS
 from engine_lane_watch import LaneWatch
-from engine_samples import inputs, network, relative
+from engine_samples import inputs, network
 
 from quantvla_ros.engine import lanes
-from quantvla_ros.engine.lanes import Beside, Lanes
+from quantvla_ros.engine.lanes import BESIDE, Beside, Lane
 from quantvla_ros.engine.pi05 import PI05Forward, PI05Weights
-from quantvla_ros.engine.siglip import SiglipForward, _shares
 from quantvla_ros.kernels import gpu
 from quantvla_ros.kernels.counters import counters, own_counters
 
@@ -39,13 +38,12 @@ def actions(forward, given, watch=None) -> torch.Tensor:
 
 
 @pytest.mark.parametrize('beside', [1, 2, 3])
-@pytest.mark.parametrize('in_lanes', [1, 2, 3])
-def test_in_lanes_nothing_is_read_before_it_is_written(watch, weights, in_lanes, beside):
-    forward = PI05Forward(weights, 3, 9, lanes=in_lanes, beside=beside)
+def test_in_a_lane_nothing_is_read_before_it_is_written(watch, weights, beside):
+    forward = PI05Forward(weights, 3, 9, beside=beside)
     for seed in range(2):  # the second run finds the buffers of the first
         actions(forward, inputs(3, 7, seed), watch)
     assert not watch.races and not watch.strays
-    assert set(watch.operations) == {0, 1} | set(range(1, in_lanes + 1))
+    assert set(watch.operations) == {0, 1}
 
 
 @pytest.mark.parametrize('engine', ['pi05', 'smolvla'])
@@ -57,74 +55,65 @@ def test_the_first_step_beside_the_prefix_gives_the_bits_of_one_behind_it(engine
         assert torch.equal(actions(kind.forward(weights, 2, 9, beside=beside), given), wanted)
 
 
-@pytest.mark.parametrize('views', [2, 3])
-def test_pictures_in_lanes_are_what_they_are_together(weights, views):
-    made = [SiglipForward(weights.vision, views, count) for count in (1, 2, 3)]
-    images = torch.rand(made[0].images.shape) * 2 - 1
-    for forward in made:
-        forward.images.copy_(images)
-    together, *apart = (forward.run() for forward in made)
-    assert all(relative(features, together) < 1e-6 for features in apart)
-
-
 def test_a_read_that_waits_for_nothing_is_found(watch, weights, monkeypatch):
-    monkeypatch.setattr(Lanes, 'after', lambda self, mark: None)
-    actions(PI05Forward(weights, 2, 9, lanes=1, beside=1), inputs(2, 7), watch)
+    monkeypatch.setattr(Lane, 'after', lambda self, mark: None)
+    actions(PI05Forward(weights, 2, 9, beside=1), inputs(2, 7), watch)
     assert any('lane 0' in race and race.endswith('in 1') for race in watch.races)
 
 
-def test_what_is_behind_the_lanes_waits_for_them(watch):
+def test_what_is_behind_a_lane_waits_for_it(watch):
     buffer = torch.zeros(4)
     with watch:
-        with Lanes(CPU) as apart, apart.lane(1):
+        with Lane(CPU) as lane, lane.within():
             buffer.add_(1)
         buffer.add_(1)
     assert not watch.races and watch.operations == {0: 1, 1: 1}
-    with watch, Lanes(CPU) as apart:
-        with apart.lane(1):
+    with watch, Lane(CPU) as lane:
+        with lane.within():
             buffer.add_(1)
         buffer.add_(1)
     assert watch.races
 
 
-def test_what_is_made_in_a_lane_and_used_in_another_is_found(watch):
-    with watch, Lanes(CPU) as apart:
-        with apart.lane(1):
+def test_what_is_made_in_a_lane_and_used_outside_is_found(watch):
+    with watch, Lane(CPU) as lane:
+        with lane.within():
             made = torch.zeros(4) + 1
-            mark = apart.mark()
-        apart.after(mark)
+            mark = lane.mark()
+        lane.after(mark)
         made.sum()
     assert watch.strays and not watch.races
 
 
-def test_lanes_come_together_after_a_fault_too(watch):
-    with pytest.raises(ValueError, match='in a lane'), Lanes(CPU) as apart, apart.lane(1):
-        raise ValueError('in a lane')
+def test_a_lane_comes_back_after_a_fault_too(watch):
     buffer = torch.zeros(4)
+    with watch, pytest.raises(ValueError, match='in a lane'), Lane(CPU) as lane, lane.within():
+        buffer.add_(1)
+        raise ValueError('in a lane')
     with watch:
         buffer.add_(1)
+    assert watch.operations == {0: 1, 1: 1}
     assert gpu.launch_options(CPU, 1) == {'AHEAD': False} and not watch.races
 
 
 def test_attentions_side_by_side_do_not_count_each_others_programs():
     with own_counters():
         found = [counters(8, CPU)]
-        with Lanes(CPU) as apart:
-            for number in (1, 2):
-                with apart.lane(number):
-                    found.append(counters(8, CPU))
-        found.append(counters(8, CPU))
-    assert found[0] is found[3] and len({id(one) for one in found}) == 3
+        with Lane(CPU) as lane:
+            with lane.within():
+                found.append(counters(8, CPU))
+            found.append(counters(8, CPU))
+    assert found[0] is found[2] is not found[1]
 
 
-def test_kernels_in_lanes_and_the_first_behind_them_do_not_begin_early(monkeypatch):
+def test_kernels_beside_a_lane_and_the_first_behind_it_do_not_begin_early(monkeypatch):
     # The end of a stream's last kernel says nothing of another stream's.
     monkeypatch.setattr(gpu, '_options', lambda device, rows: {'AHEAD': True})
-    gpu.launch_options(CPU, 1)  # behind whatever lanes there were
+    gpu.launch_options(CPU, 1)  # behind whatever lane there was
     assert gpu.launch_options(CPU, 1)['AHEAD']
-    with Lanes(CPU) as apart:
+    with Lane(CPU) as lane:
         assert not gpu.launch_options(CPU, 1)['AHEAD']
-        with apart.lane(1):
+        with lane.within():
             assert not gpu.launch_options(CPU, 1)['AHEAD']
     assert [gpu.launch_options(CPU, 1)['AHEAD'] for _ in range(3)] == [False, True, True]
 
@@ -133,12 +122,7 @@ def test_the_first_step_meets_the_prefix_right_before_its_last_layer():
     assert Beside(18, 1).meetings == set(range(18))
     assert Beside(18, 3).meetings == {1, 4, 7, 10, 13, 16, 17}
     assert Beside(18, 100).meetings == {16, 17} and Beside(1, 1).meetings == {0}
-    assert not Beside(18, 0).meetings
-
-
-def test_pictures_are_shared_among_lanes_evenly():
-    assert _shares(3, 2) == [slice(0, 2), slice(2, 3)]
-    assert _shares(2, 5) == [slice(0, 1), slice(1, 2)] and _shares(3, 1) == [slice(0, 3)]
+    assert not Beside(18, 0).meetings and Beside(18).meetings == Beside(18, BESIDE).meetings
 
 
 @pytest.mark.parametrize('engine', KINDS)

@@ -1,20 +1,21 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Lanes: work of one forward pass that runs side by side, where one kernel leaves the GPU idle.
+"""Layers that run beside those of another stack, where one kernel at a time leaves the GPU idle.
 
-A lane is a stream that parts from the current one and comes back to it, in a graph's capture, of
-which it becomes a branch, and outside. On a CPU there are no streams: the same calls run in
-the order in which they are made, so whatever a lane waits for must be called before it.
+They run in a lane: a stream that parts from the current one and comes back to it, in a graph's
+capture, of which it becomes a branch, and outside. On a CPU there are no streams: the same calls
+run in the order in which they are made, so what the lane waits for must be called before it.
 
 Knows streams, events and threads; knows nothing of what runs in them.
 
 What to keep to, as torch's allocator gives freed memory to the stream that it was made in, at once:
-what is made within a lane is used in that lane only. What lanes give each other lies in buffers
-that outlive them.
+what is made in the lane is used there only, what is made outside within that time outside only.
+What they give each other lies in buffers that outlive both.
 
-Kernels in lanes begin when all that they follow has ended, and so does the first one behind them.
-So a dependence on another stream is always a full one, never half of a programmatic launch, and
-behind the lanes the end of one kernel is the end of all before, as `kernels.triton_start` has it.
+Kernels in the lane and beside it begin when all that they follow has ended, and so does the first
+one behind them. So a dependence on another stream is always a full one, never half of a
+programmatic launch, and behind the lane the end of one kernel is the end of all before, as
+`kernels.triton_start` has it.
 """
 from __future__ import annotations
 
@@ -25,11 +26,13 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from quantvla_ros.kernels.counters import counters_of_lane
+from quantvla_ros.kernels.counters import lane_counters
 from quantvla_ros.kernels.gpu import one_after_the_other
 
-BESIDE = 1  # for `Beside.every` where nobody says
-PRIORITY = -1  # of kernels in lanes, before those of all other streams; a graph's nodes keep it
+# How many layers apart the stacks meet where nobody says. A meeting is a fork in the graph, which
+# costs each time; without enough of them the lane lies behind the other stack, not beside it.
+BESIDE = 3
+PRIORITY = -1  # of kernels in a lane, before those of all other streams; a graph's nodes keep it
 _thread = threading.local()
 _Result = TypeVar('_Result')
 Told = Callable[[int], None]  # told of a layer
@@ -41,8 +44,8 @@ class Streams(Protocol):
     def current(self) -> Any:
         """The stream that work goes to."""
 
-    def of_lane(self, lane: int) -> Any:
-        """Of this thread, always the same one."""
+    def lane(self) -> Any:
+        """The lane's; of this thread, always the same one."""
 
     def use(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
         """Within, work goes to the stream."""
@@ -55,47 +58,38 @@ class Streams(Protocol):
         """What the stream is given from now on comes after the event."""
 
 
-class Lanes:
-    """`with Lanes(device) as lanes`: the lanes part there, and have come together at its end."""
+class Lane:
+    """`with Lane(device) as lane`: it parts there, and has come back at the end."""
 
     def __init__(self, device: torch.device) -> None:
         self._streams = streams_of(device)
-        self._used: dict[int, Any] = {}
-        self._within = contextlib.ExitStack()
+        self._waiting = contextlib.ExitStack()
 
-    def __enter__(self) -> Lanes:
+    def __enter__(self) -> Lane:
         streams = self._streams
-        self._origin = streams.current()
-        self._start = streams.record(self._origin)
-        self._within.enter_context(one_after_the_other())
+        self._origin, self._stream = streams.current(), streams.lane()
+        streams.wait(self._stream, streams.record(self._origin))
+        self._waiting.enter_context(one_after_the_other())
         return self
 
     @contextlib.contextmanager
-    def lane(self, number: int) -> Iterator[None]:
-        """Within, work goes to a lane: 1, 2, ...; outside it goes on where it was.
-
-        A lane begins behind what was called before the lanes parted.
-        """
-        streams = self._streams
-        if number not in self._used:
-            self._used[number] = streams.of_lane(number)
-            streams.wait(self._used[number], self._start)
-        with streams.use(self._used[number]), counters_of_lane(number):
+    def within(self) -> Iterator[None]:
+        """Within, work goes to the lane, behind what was called before it parted."""
+        with self._streams.use(self._stream), lane_counters():
             yield
 
     def mark(self) -> Any:
-        """What was called until now, in the lane it is called in; for `after`."""
+        """What was called until now, in the lane or outside, where it is called; for `after`."""
         return self._streams.record(self._streams.current())
 
     def after(self, mark: Any) -> None:
-        """What the lane it is called in does from now on comes after a mark of another one."""
+        """What is called from now on, where it is called, comes after a mark of the other side."""
         self._streams.wait(self._streams.current(), mark)
 
     def __exit__(self, *raised: object) -> None:
         # After a fault too: a capture whose streams do not come together hides what was raised.
-        with self._within:
-            for stream in self._used.values():
-                self._streams.wait(self._origin, self._streams.record(stream))
+        with self._waiting:
+            self._streams.wait(self._origin, self._streams.record(self._stream))
 
 
 class Beside:
@@ -134,19 +128,19 @@ class Beside:
             first(_nobody)
             return second(_nobody)
         marks: dict[int, Any] = {}
-        with Lanes(device) as lanes:
+        with Lane(device) as lane:
 
             def written(layer: int) -> None:
                 if layer in self.meetings:
-                    marks[layer] = lanes.mark()
+                    marks[layer] = lane.mark()
 
             def needed(layer: int) -> None:
                 meeting = min(m for m in self.meetings if m >= layer)
                 if meeting in marks:  # else it is behind that already
-                    lanes.after(marks.pop(meeting))
+                    lane.after(marks.pop(meeting))
 
             first(written)
-            with lanes.lane(1):
+            with lane.within():
                 return second(needed)
 
 
@@ -166,13 +160,12 @@ class _Cuda:
     def current(self) -> torch.cuda.Stream:
         return torch.cuda.current_stream(self._device)
 
-    def of_lane(self, lane: int) -> torch.cuda.Stream:
+    def lane(self) -> torch.cuda.Stream:
         # Kept, so that graphs share the lane's memory; of the thread, as another one may capture.
-        held = _thread.__dict__.setdefault('streams', {})
-        key = (self._device, lane, PRIORITY)
-        if key not in held:
-            held[key] = torch.cuda.Stream(self._device, priority=PRIORITY)
-        return held[key]
+        held: dict[torch.device, torch.cuda.Stream] = _thread.__dict__.setdefault('lanes', {})
+        if self._device not in held:
+            held[self._device] = torch.cuda.Stream(self._device, priority=PRIORITY)
+        return held[self._device]
 
     def use(self, stream: torch.cuda.Stream) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.stream(stream)
@@ -188,7 +181,7 @@ class _None:
     def current(self) -> None:
         return None
 
-    def of_lane(self, lane: int) -> None:
+    def lane(self) -> None:
         return None
 
     def use(self, stream: None) -> contextlib.AbstractContextManager[Any]:

@@ -99,22 +99,16 @@ class PI05Forward(WordsLast):
     weights: PI05Weights
 
     def __init__(
-        self, weights: PI05Weights, views: int, prompt: int,
-        *, lanes: int | None = None, beside: int | None = None,
+        self, weights: PI05Weights, views: int, prompt: int, *, beside: int | None = None
     ) -> None:
-        """Make the buffers.
-
-        Args:
-            lanes: as `SiglipForward`.
-            beside: the first step and the prefix, as `Beside`.
-        """
+        """`beside`: how many layers apart the first step and the prefix meet, as `Beside`."""
         super().__init__(weights, views, prompt)
         config, device = weights.config, weights.device
         vision, stack, expert = config.vision, config.prefix, config.expert
         self.pictures = views * vision.tokens
         self.longest = self.pictures + prompt
         buffer = self._buffer
-        self._vision = SiglipForward(weights.vision, views, lanes)
+        self._vision = SiglipForward(weights.vision, views)
         self.images = self._vision.images
         self.text = buffer(prompt, stack.width)
         self.counts = buffer(2, dtype=torch.int32)
@@ -139,7 +133,7 @@ class PI05Forward(WordsLast):
         return [count, count + self.weights.config.chunk]
 
     def run(self) -> Tensor:
-        """As `BufferedForward`."""
+        """As `BufferedForward`, with the first step beside the prefix."""
         self.see()
         x = self._beside.run(
             self.weights.device,

@@ -4,29 +4,23 @@
 
 Knows the tower's parts and the operations; knows nothing of what reads the features. It means what
 `models.siglip` means. Queries, keys and values are parts of one product and are read where it
-leaves them; pictures are segments of the attention, so that a tower runs once for all of them, or
-in lanes for a share of them each: products of few pictures leave much of a large GPU idle.
+leaves them; pictures are segments of the attention, so that a tower runs once for all of them.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from quantvla_ros.engine.lanes import Lanes
 from quantvla_ros.engine.norms import load_norm, normed
 from quantvla_ros.engine.weights import WeightLoader
 from quantvla_ros.kernels import fused
 from quantvla_ros.kernels.fused_types import Norm, Weight
-from quantvla_ros.kernels.gpu import gpu_of
 from quantvla_ros.models.siglip import VisionConfig, VisionTower
 
-LANES = 2  # that pictures are shared among, where they leave the GPU room
-_TILE = 128  # rows and outputs of a tile of many rows
 _COLUMNS = 32  # a product's rows begin where wide loads may: columns are filled up to as many
 
 
@@ -76,82 +70,41 @@ class SiglipForward:
 
     Attributes:
         images: [views, 3, image, image] float32 in [-1, 1].
-        lanes: the pictures of each lane, one behind the other.
     """
 
-    def __init__(self, weights: SiglipWeights, views: int, lanes: int | None = None) -> None:
-        """`lanes`: in how many the pictures run side by side; None: `LANES` where that helps."""
-        self.weights = weights
+    def __init__(self, weights: SiglipWeights, views: int) -> None:
+        self.weights, self.views = weights, views
         config, device = weights.config, weights.device
-        if lanes is None:
-            lanes = LANES if _leaves_room(config, views, device) else 1
-        self.lanes = tuple(range(views)[part] for part in _shares(views, lanes))
         shape = (views, 3, config.image, config.image)
         self.images = torch.zeros(shape, dtype=torch.float32, device=device)
-        rows = views * config.tokens
         self._patches = torch.zeros(
-            (rows, weights.patch_columns), dtype=weights.dtype, device=device
+            (views * config.tokens, weights.patch_columns), dtype=weights.dtype, device=device
         )
-        self._features = torch.zeros((rows, config.width), dtype=weights.dtype, device=device)
         self._positions = weights.positions.repeat(views, 1)
 
     def run(self) -> Tensor:
         """Features of `images` before the tower's last norm: [views tokens, width]."""
-        if len(self.lanes) == 1:
-            self._see(self.lanes[0])
-            return self._features
-        with Lanes(self.weights.device) as lanes:
-            for number, pictures in enumerate(self.lanes, 1):
-                with lanes.lane(number):
-                    self._see(pictures)
-        return self._features
-
-    def _see(self, pictures: range) -> None:
-        """The features of some of the pictures, to their rows."""
         config = self.weights.config
         scale = (config.width // config.heads) ** -0.5
-        segment = config.tokens if len(pictures) > 1 else None
-        rows = slice(pictures.start * config.tokens, pictures.stop * config.tokens)
-        x = fused.linear(
-            self._cut(pictures, rows), self.weights.patch, residual=self._positions[rows],
-            out=self._features[rows],
-        )  # fmt: skip
+        segment = config.tokens if self.views > 1 else None
+        x = fused.linear(self._cut(), self.weights.patch, residual=self._positions)
         for layer in self.weights.layers:
             y = fused.linear(normed(x, layer.before_attention, layer.qkv), layer.qkv)
             query, keys, values = heads_of(y, 3, config.heads)
             y = fused.attention(query, keys, values, scale=scale, segment=segment)
             x = fused.linear(y, layer.output, residual=x, out=x)
             x = layer.mlp(x)
+        return x
 
-    def _cut(self, pictures: range, rows: slice) -> Tensor:
-        """Patches of some pictures as rows, in the order of the patch embedding's weight."""
+    def _cut(self) -> Tensor:
+        """Patches as rows, in the order of the patch embedding's weight."""
         config = self.weights.config
         side, patch = config.image // config.patch, config.patch
-        patches = self._patches[rows]
-        places = patches.unflatten(0, (len(pictures), side, side))
-        places = places[..., : 3 * patch**2].unflatten(-1, (3, patch, patch))
-        images = self.images[pictures.start : pictures.stop]
-        cut = images.unflatten(3, (side, patch)).unflatten(2, (side, patch))
-        places.copy_(cut.permute(0, 2, 4, 1, 3, 5))
-        return patches
-
-
-def _leaves_room(config: VisionConfig, views: int, device: torch.device) -> bool:
-    """Whether the narrowest product of all pictures has too few tiles for the GPU."""
-    if device.type != 'cuda':
-        return False
-    tiles = -(-views * config.tokens // _TILE) * -(-config.width // _TILE)
-    return tiles < gpu_of(device).processors
-
-
-def _shares(views: int, lanes: int) -> list[slice]:
-    """Up to so many shares of the pictures, the larger ones first."""
-    lanes = min(lanes, views)
-    less, more = divmod(views, lanes)
-    ends = [0]
-    for number in range(lanes):
-        ends.append(ends[-1] + less + (number < more))
-    return [slice(*share) for share in pairwise(ends)]
+        rows = self._patches.unflatten(0, (self.views, side, side))
+        rows = rows[..., : 3 * patch**2].unflatten(-1, (3, patch, patch))
+        cut = self.images.unflatten(3, (side, patch)).unflatten(2, (side, patch))
+        rows.copy_(cut.permute(0, 2, 4, 1, 3, 5))
+        return self._patches
 
 
 def _layer(load: WeightLoader, layer: Any) -> Block:

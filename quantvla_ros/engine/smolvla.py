@@ -117,15 +117,9 @@ class SmolVLAForward(WordsLast):
     weights: SmolVLAWeights
 
     def __init__(
-        self, weights: SmolVLAWeights, views: int, prompt: int,
-        *, lanes: int | None = None, beside: int | None = None,
+        self, weights: SmolVLAWeights, views: int, prompt: int, *, beside: int | None = None
     ) -> None:
-        """Make the buffers.
-
-        Args:
-            lanes: as `SiglipForward`.
-            beside: the first step and the prefix, as `Beside`.
-        """
+        """`beside`: how many layers apart the first step and the prefix meet, as `Beside`."""
         super().__init__(weights, views, prompt)
         config = weights.config
         vision, stack, expert, chunk = config.vision, config.text, config.expert, config.chunk
@@ -133,7 +127,7 @@ class SmolVLAForward(WordsLast):
         self.longest = 1 + self.pictures + prompt
         whole = self.longest + chunk
         buffer = self._buffer
-        self._vision = SiglipForward(weights.vision, views, lanes)
+        self._vision = SiglipForward(weights.vision, views)
         self.images = self._vision.images
         blocks, side = vision.image // vision.patch // config.shuffle, config.shuffle
         self._squares = buffer(views, blocks, blocks, side, side, vision.width)

@@ -5,7 +5,7 @@
 A launch finds zeros and leaves zeros, so launches one after the other share them. Launches that may
 run side by side must not: each would count the other's programs, and a result would be put together
 before its parts are there. Graphs are such: two policies on one GPU replay theirs at any time. So
-are the lanes of one graph.
+is what runs in a lane, beside the rest of its graph.
 
 Knows tensors and threads; knows nothing of what is counted.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from quantvla_ros.errors import BackendError
 
-Held = dict[tuple[torch.device, int], Tensor]  # by device and lane
+Held = dict[tuple[torch.device, bool], Tensor]  # by device and whether in a lane
 
 _shared: Held = {}
 _thread = threading.local()
@@ -42,13 +42,13 @@ def own_counters() -> Iterator[Held]:
 
 
 @contextlib.contextmanager
-def counters_of_lane(lane: int) -> Iterator[None]:
-    """Launches of this thread get the counters of a lane, from those that they would else get.
+def lane_counters() -> Iterator[None]:
+    """Launches of this thread get others than outside, held with those.
 
-    Always the same for the same number: what is captured finds them as the runs before it did.
+    Always the same ones: what is captured finds them as the runs before it did.
     """
-    outer = getattr(_thread, 'lane', 0)
-    _thread.lane = lane
+    outer = getattr(_thread, 'lane', False)
+    _thread.lane = True
     try:
         yield
     finally:
@@ -64,7 +64,7 @@ def counters(count: int, device: torch.device) -> Tensor:
     """
     own = getattr(_thread, 'held', None)
     held = _shared if own is None else own
-    key = (device, getattr(_thread, 'lane', 0))
+    key = (device, getattr(_thread, 'lane', False))
     if key not in held:
         if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
             raise BackendError('counters: run once before a graph is captured')
