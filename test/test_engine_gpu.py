@@ -66,6 +66,21 @@ def test_a_graph_gives_the_bits_of_its_function_whatever_ran_between(kind):
         assert torch.equal(run(forward, given, captured=captured), run(forward, given))
 
 
+@pytest.mark.parametrize('kind', ['float', 'w8a8'])
+def test_what_runs_side_by_side_gives_the_bits_of_what_runs_in_a_row(kind):
+    weights = PI05Weights(network(kind), GPU, torch.bfloat16)
+    given = inputs(3, 7)
+    wanted = None
+    for beside in (0, 1, 2, 3):
+        forward = PI05Forward(weights, 3, 9, beside=beside)
+        captured = Captured(forward.run, GPU)
+        for _ in range(20):
+            found = run(forward, given, captured=captured)
+            assert torch.isfinite(found).all()
+            wanted = found if wanted is None else wanted
+            assert torch.equal(found, wanted)
+
+
 def test_a_replay_allocates_nothing():
     forward, captured = graphs('w8a8', Shape(2, 8)).fitting(2, 5)
     forward.set_inputs(*inputs(2, 5))

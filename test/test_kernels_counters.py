@@ -5,7 +5,7 @@ import threading
 
 import torch
 
-from quantvla_ros.kernels.counters import counters, own_counters
+from quantvla_ros.kernels.counters import counters, lane_counters, own_counters
 
 CPU = torch.device('cpu')
 
@@ -27,7 +27,18 @@ def test_graphs_that_may_run_side_by_side_have_counters_of_their_own():
     with own_counters():
         other = counters(8, CPU)
     assert len({id(one) for one in (shared, mine, inner, other)}) == 4
-    assert counters(8, CPU) is shared and held[CPU] is mine
+    assert counters(8, CPU) is shared and held[CPU, False] is mine
+
+
+def test_a_graphs_lane_has_counters_of_its_own_and_finds_them_again():
+    with own_counters() as held:
+        mine = counters(8, CPU)
+        found = []
+        for _ in range(2):  # the warm-up and the capture
+            with lane_counters():
+                found.append(counters(8, CPU))
+            assert counters(8, CPU) is mine
+    assert found[0] is found[1] is held[CPU, True] and found[0] is not mine
 
 
 def test_another_thread_does_not_take_them():

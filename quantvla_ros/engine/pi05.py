@@ -7,6 +7,9 @@ means what `models.pi05` means, for one observation, written for few kernels: ev
 denoising step alone decides is prepared, the Euler step is the epilogue of the last product, and
 every buffer has its place before the first run.
 
+The first denoising step runs beside the prefix, in a lane: its layers need no more of it than the
+keys and values of the same layer, and little of the GPU.
+
 A layer's keys lie with the action tokens' first and the prefix's behind them, so that the keys in
 use are always the first ones, however long the prompt is. Attention does not ask for an order.
 """
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor
 
 from quantvla_ros.engine.inputs import WordsLast
+from quantvla_ros.engine.lanes import Beside, Told
 from quantvla_ros.engine.norms import load_norm, normed
 from quantvla_ros.engine.siglip import SiglipForward, SiglipWeights
 from quantvla_ros.engine.weights import WeightLoader
@@ -94,7 +98,10 @@ class PI05Forward(WordsLast):
 
     weights: PI05Weights
 
-    def __init__(self, weights: PI05Weights, views: int, prompt: int) -> None:
+    def __init__(
+        self, weights: PI05Weights, views: int, prompt: int, *, beside: int | None = None
+    ) -> None:
+        """`beside`: how many layers apart the first step and the prefix meet, as `Beside`."""
         super().__init__(weights, views, prompt)
         config, device = weights.config, weights.device
         vision, stack, expert = config.vision, config.prefix, config.expert
@@ -115,11 +122,25 @@ class PI05Forward(WordsLast):
             self.longest + config.chunk, stack.head_dim, ROTARY_THETA
         )
         self._chunk = torch.arange(config.chunk, dtype=torch.int32, device=device)
+        self._action_cos, self._action_sin = (
+            buffer(config.chunk, stack.head_dim // 2, dtype=torch.float32) for _ in range(2)
+        )
+        self._beside = Beside(len(weights.prefix), beside)
         self._stage()
 
     def _counts(self, tokens: int) -> list[int]:
         count = self.pictures + tokens
         return [count, count + self.weights.config.chunk]
+
+    def run(self) -> Tensor:
+        """As `BufferedForward`, with the first step beside the prefix."""
+        self.see()
+        x = self._beside.run(
+            self.weights.device,
+            self.read,
+            lambda needed: self._step(0, self.noise, self._action_rotary(), needed),
+        )
+        return self._steps(1, x, (self._action_cos, self._action_sin))
 
     def encode(self) -> None:
         """Pictures and prompt to the keys and values that the expert reads."""
@@ -133,8 +154,12 @@ class PI05Forward(WordsLast):
         fused.linear(y, projector, out=self._prefix[: self.pictures])
         self._prefix[self.pictures :].copy_(self.text)
 
-    def read(self) -> None:
-        """The prefix's embeddings to keys and values, layer by layer; embeddings are used up."""
+    def read(self, written: Told | None = None) -> None:
+        """The prefix's embeddings to keys and values, layer by layer; embeddings are used up.
+
+        Args:
+            written: told of each layer behind the launch that writes its keys and values.
+        """
         config = self.weights.config
         stack, chunk, x = config.prefix, config.chunk, self._prefix
         rotary = (self._cos[: self.longest], self._sin[: self.longest])
@@ -154,6 +179,8 @@ class PI05Forward(WordsLast):
                 values,
                 chunk,
             )
+            if written is not None:
+                written(index)
             if layer.output is None:
                 return
             assert layer.before_mlp and layer.gate_up is not None and layer.down is not None
@@ -167,13 +194,22 @@ class PI05Forward(WordsLast):
 
     def integrate(self) -> Tensor:
         """`noise` to `actions` by all denoising steps, on the keys and values of `encode`."""
-        x, rotary = self.noise, self._action_rotary()
-        for step in range(len(self.weights.expert)):
-            features = self._features(step, x, rotary)
-            x = fused.linear(
-                features, self.weights.action_out, residual=x, gate=self._euler, out=self.actions
-            )
+        return self._steps(0, self.noise, self._action_rotary())
+
+    def _steps(self, first: int, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """All denoising steps from one on."""
+        for step in range(first, len(self.weights.expert)):
+            x = self._step(step, x, rotary)
         return x
+
+    def _step(
+        self, step: int, x: Tensor, rotary: tuple[Tensor, Tensor], needed: Told | None = None
+    ) -> Tensor:
+        """An Euler step from x to `actions`."""
+        features = self._features(step, x, rotary, needed)
+        return fused.linear(
+            features, self.weights.action_out, residual=x, gate=self._euler, out=self.actions
+        )
 
     def velocity(self, step: int, x: Tensor) -> Tensor:
         """The flow's velocity at [chunk, action_dim] noisy actions, float32; for comparisons."""
@@ -181,9 +217,14 @@ class PI05Forward(WordsLast):
         return fused.linear(features, self.weights.action_out, out=torch.empty_like(x))
 
     def _features(
-        self, step: int, x: Tensor, rotary: tuple[Tensor, Tensor]
+        self, step: int, x: Tensor, rotary: tuple[Tensor, Tensor],
+        needed: Told | None = None,
     ) -> Tensor | Quantized:
-        """What the expert makes of noisy actions [chunk, action_dim]: [chunk, width]."""
+        """What the expert makes of noisy actions [chunk, action_dim]: [chunk, width].
+
+        Args:
+            needed: told of each layer before the launch that reads the prefix's keys and values.
+        """
         weights = self.weights
         sizes, at = weights.config.expert, weights.expert[step]
         tokens = fused.linear(x, weights.action_in, out=self._tokens)
@@ -204,6 +245,8 @@ class PI05Forward(WordsLast):
                 values,
                 0,
             )
+            if needed is not None:
+                needed(index)
             y = fused.attention(
                 query, keys, values, count=self.counts[1], scale=sizes.head_dim**-0.5
             )
@@ -222,7 +265,9 @@ class PI05Forward(WordsLast):
     def _action_rotary(self) -> tuple[Tensor, Tensor]:
         """Rotary tables of the action tokens, which follow the prompt's last token."""
         places = self._chunk + self.counts[0]
-        return self._cos.index_select(0, places), self._sin.index_select(0, places)
+        torch.index_select(self._cos, 0, places, out=self._action_cos)
+        torch.index_select(self._sin, 0, places, out=self._action_sin)
+        return self._action_cos, self._action_sin
 
 
 def _modulated_norm(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from quantvla_ros.engine.inputs import WordsLast
+from quantvla_ros.engine.lanes import Beside, Told
 from quantvla_ros.engine.norms import linear_normed, load_norm, normed
 from quantvla_ros.engine.siglip import SiglipForward, SiglipWeights
 from quantvla_ros.engine.weights import WeightLoader
@@ -115,7 +116,10 @@ class SmolVLAForward(WordsLast):
     ROWS = ('state', 'noise')
     weights: SmolVLAWeights
 
-    def __init__(self, weights: SmolVLAWeights, views: int, prompt: int) -> None:
+    def __init__(
+        self, weights: SmolVLAWeights, views: int, prompt: int, *, beside: int | None = None
+    ) -> None:
+        """`beside`: how many layers apart the first step and the prefix meet, as `Beside`."""
         super().__init__(weights, views, prompt)
         config = weights.config
         vision, stack, expert, chunk = config.vision, config.text, config.expert, config.chunk
@@ -144,6 +148,7 @@ class SmolVLAForward(WordsLast):
         self._tokens = buffer(chunk, expert.width)
         self._features_buffer = torch.zeros_like(self._tokens, dtype=torch.float32)
         self._euler = torch.full_like(self.noise[0], -1.0 / config.steps)
+        self._beside = Beside(stack.depth, beside)
         self._set_up_positions()
         self._stage()
 
@@ -163,6 +168,14 @@ class SmolVLAForward(WordsLast):
         self._places = torch.zeros_like(rows)
         self._cos_table, self._sin_table = self._rotary(whole, config.text.head_dim, ROTARY_THETA)
         self._cos, self._sin = torch.zeros_like(self._cos_table), torch.zeros_like(self._sin_table)
+
+    def run(self) -> Tensor:
+        """As `BufferedForward`, with the first step beside the prefix."""
+        self.see()
+        x = self._beside.run(
+            self.weights.device, self.read, lambda needed: self._step(0, self.noise, needed)
+        )
+        return self._steps(1, x)
 
     def encode(self) -> None:
         """Pictures, prompt and state to the keys and values that the expert reads."""
@@ -185,8 +198,12 @@ class SmolVLAForward(WordsLast):
         fused.linear(self.state, weights.state, out=self._prefix[:1])
         self._prefix[pictures:].copy_(self.text)
 
-    def read(self) -> None:
-        """The prefix's embeddings to keys and values, layer by layer; embeddings are used up."""
+    def read(self, written: Told | None = None) -> None:
+        """The prefix's embeddings to keys and values, layer by layer; embeddings are used up.
+
+        Args:
+            written: told of each layer behind the launches that write its keys and values.
+        """
         weights, stack, x = self.weights, self.weights.config.text, self._prefix
         torch.add(self._starts, self._moved * self.counts[0], out=self._places)
         torch.index_select(self._cos_table, 0, self._places, out=self._cos)
@@ -203,6 +220,8 @@ class SmolVLAForward(WordsLast):
                 y, layer.inputs, rotary, heads, kv_heads, size, keys, values, first
             )
             self._cross(index)
+            if written is not None:
+                written(index)
             if isinstance(layer, _LastLayer):
                 return
             self._attend(query, keys[first:], values[first:])
@@ -235,26 +254,41 @@ class SmolVLAForward(WordsLast):
 
     def integrate(self) -> Tensor:
         """`noise` to `actions` by all denoising steps, on the keys and values of `encode`."""
-        x = self.noise
-        for step in range(len(self.weights.expert)):
-            features = self._features(step, x)
-            x = fused.linear(
-                features, self.weights.action_out, residual=x, gate=self._euler, out=self.actions
-            )
+        return self._steps(0, self.noise)
+
+    def _steps(self, first: int, x: Tensor) -> Tensor:
+        """All denoising steps from one on."""
+        for step in range(first, len(self.weights.expert)):
+            x = self._step(step, x)
         return x
+
+    def _step(self, step: int, x: Tensor, needed: Told | None = None) -> Tensor:
+        """An Euler step from x to `actions`."""
+        return fused.linear(
+            self._features(step, x, needed), self.weights.action_out, residual=x,
+            gate=self._euler, out=self.actions,
+        )  # fmt: skip
 
     def velocity(self, step: int, x: Tensor) -> Tensor:
         """The flow's velocity at [chunk, action_dim] noisy actions, float32; for comparisons."""
         features = self._features(step, x)
         return fused.linear(features, self.weights.action_out, out=torch.empty_like(x))
 
-    def _features(self, step: int, x: Tensor) -> Tensor | Quantized:
-        """What the expert makes of noisy actions [chunk, action_dim]: [chunk, width]."""
+    def _features(
+        self, step: int, x: Tensor, needed: Told | None = None
+    ) -> Tensor | Quantized:
+        """What the expert makes of noisy actions [chunk, action_dim]: [chunk, width].
+
+        Args:
+            needed: told of each layer before the launches that read what the prefix leaves.
+        """
         weights, layers = self.weights, self.weights.expert[step]
         hidden = fused.linear(x, weights.actions_in[step], activation='silu')
         tokens = fused.linear(hidden, weights.time_out, out=self._tokens)
         y = normed(tokens, layers[0].before_attention, layers[0].inputs)
         for index, layer in enumerate(layers):
+            if needed is not None:
+                needed(index)
             if weights.crossings[index] is None:
                 y = self._attend_to_all(index, layer.inputs, y)
             else:

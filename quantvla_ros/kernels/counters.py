@@ -4,7 +4,8 @@
 
 A launch finds zeros and leaves zeros, so launches one after the other share them. Launches that may
 run side by side must not: each would count the other's programs, and a result would be put together
-before its parts are there. A graph is such: two policies on one GPU replay theirs at any time.
+before its parts are there. Graphs are such: two policies on one GPU replay theirs at any time. So
+is what runs in a lane, beside the rest of its graph.
 
 Knows tensors and threads; knows nothing of what is counted.
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from quantvla_ros.errors import BackendError
 
-Held = dict[torch.device, Tensor]
+Held = dict[tuple[torch.device, bool], Tensor]  # by device and whether in a lane
 
 _shared: Held = {}
 _thread = threading.local()
@@ -40,6 +41,20 @@ def own_counters() -> Iterator[Held]:
         _thread.held = outer
 
 
+@contextlib.contextmanager
+def lane_counters() -> Iterator[None]:
+    """Launches of this thread get others than outside, held with those.
+
+    Always the same ones: what is captured finds them as the runs before it did.
+    """
+    outer = getattr(_thread, 'lane', False)
+    _thread.lane = True
+    try:
+        yield
+    finally:
+        _thread.lane = outer
+
+
 def counters(count: int, device: torch.device) -> Tensor:
     """[count] int32 zeros that outlive the launch; made at the first, of always the same count.
 
@@ -49,8 +64,9 @@ def counters(count: int, device: torch.device) -> Tensor:
     """
     own = getattr(_thread, 'held', None)
     held = _shared if own is None else own
-    if device not in held:
+    key = (device, getattr(_thread, 'lane', False))
+    if key not in held:
         if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
             raise BackendError('counters: run once before a graph is captured')
-        held[device] = torch.zeros(count, dtype=torch.int32, device=device)
-    return held[device]
+        held[key] = torch.zeros(count, dtype=torch.int32, device=device)
+    return held[key]
