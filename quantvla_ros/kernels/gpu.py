@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from quantvla_ros.kernels.carveout import all_for_programs
 from quantvla_ros.kernels.gemm_tiles import FEW_ROWS
 from quantvla_ros.kernels.tile_table import Gpu
 
@@ -71,9 +70,3 @@ def _options(device: torch.device, rows: int) -> dict[str, Any]:
     if gpu_of(device).capability < (9, 0):
         return {'AHEAD': False}
     return {'AHEAD': True, 'launch_pdl': True}
-
-
-def alike(compiled: Any, device: torch.device, rows: int) -> None:
-    """Have the memory of multiprocessors divided alike for kernels that overlap: `carveout`."""
-    if launch_options(device, rows)['AHEAD'] and os.environ.get('CARVE') != '0':
-        all_for_programs(compiled)

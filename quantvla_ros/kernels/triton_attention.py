@@ -33,7 +33,7 @@ from quantvla_ros.kernels.attention_tiles import (
     head_parts,
 )
 from quantvla_ros.kernels.counters import counters
-from quantvla_ros.kernels.gpu import alike, gpu_of, launch_options
+from quantvla_ros.kernels.gpu import gpu_of, launch_options
 from quantvla_ros.kernels.tile_table import best_attention_tile
 from quantvla_ros.kernels.triton_attention_kernels import attention_kernel, join_kernel
 from quantvla_ros.kernels.triton_int8 import _gpu
@@ -101,7 +101,7 @@ def attention(
             device=device,
         )
     with torch.cuda.device(device if device.type == 'cuda' else -1):
-        compiled = attention_kernel[(tiles, kv_heads * segments, tile.splits)](
+        attention_kernel[(tiles, kv_heads * segments, tile.splits)](
             queries,
             keys,
             values,
@@ -141,9 +141,8 @@ def attention(
             enable_fp_fusion=True,  # from Triton 3.10 on it must be asked for
             **launch_options(device, queries.shape[0]),
         )
-        alike(compiled, device, queries.shape[0])
         if tile.splits > 1 and tile.after:
-            compiled = join_kernel[(rows * group, kv_heads * segments)](
+            join_kernel[(rows * group, kv_heads * segments)](
                 out,
                 part,
                 rows,
@@ -157,7 +156,6 @@ def attention(
                 num_warps=max(1, wide // 128),  # four columns a thread
                 **launch_options(device, queries.shape[0]),
             )
-            alike(compiled, device, queries.shape[0])
     return out
 
 

@@ -592,7 +592,6 @@ def gemm_kernel(
     EVEN_K: tl.constexpr,
     SPLIT: tl.constexpr,
     UNFINISHED: tl.constexpr,
-    EAGER: tl.constexpr,
     AHEAD: tl.constexpr,
     BYTES: tl.constexpr,
     BULK: tl.constexpr,
@@ -656,8 +655,7 @@ def gemm_kernel(
                 rows, output_tile, cos, sin, M, N, PAIR, HEADS + KV_HEADS, LEFT, BLOCK_N
             )
     wait(AHEAD)
-    if EAGER:
-        release(AHEAD)
+    release(AHEAD)
     if TAIL > 0:  # noqa: SIM102 (the second is asked at run time)
         if row_tile == tiles_m - 1:
             HALF: tl.constexpr = BLOCK_M // 2
@@ -796,8 +794,6 @@ def gemm_kernel(
             BLOCK_N,
             BLOCK_K,
         )
-    if not EAGER:
-        release(AHEAD)
     if not UNFINISHED:
         if not EARLY:
             scale, bias = _factors(outputs, scale_ptr, bias_ptr, N, KIND, HAS_BIAS)

@@ -30,12 +30,11 @@ from quantvla_ros.kernels.gemm_tiles import (
     expands,
     fitted,
 )
-from quantvla_ros.kernels.gpu import alike, gpu_of, launch_options
+from quantvla_ros.kernels.gpu import gpu_of, launch_options
 from quantvla_ros.kernels.halves import HalvedWeight
 from quantvla_ros.kernels.tile_table import best_tile
 
 ACTIVATIONS = ('gelu_tanh', 'silu', 'relu')
-EAGER = True
 _LATE = 48  # tiles of outputs whose short programs come last (see `triton_gemm._tails_last`)
 _REDUCED = (8, 128)  # rows and outputs of a tile of the reduction
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -336,7 +335,7 @@ def _launch(
             tail = _descriptor_of_rows(values, tile.rows // 2, tile.columns)
     with triton_int8._on(y.device):
         grid = (-(-rows // tile.rows) * -(-outputs // tile.outputs), tile.split)
-        compiled = triton_gemm.gemm_kernel[grid](
+        triton_gemm.gemm_kernel[grid](
             *operands,
             matrix if group_scale is None else group_scale,
             sums,
@@ -357,7 +356,6 @@ def _launch(
             BYTES=matrix.element_size(),
             BULK=tile.bulk,
             AT_ONCE=tile.at_once,
-            EAGER=EAGER,
             TAIL=0 if tail is None else _LATE,
             LEFT=tile.left,
             BLOCK_M=tile.rows,
@@ -367,12 +365,11 @@ def _launch(
             num_stages=tile.stages,
             **options,
         )
-        alike(compiled, y.device, rows)
         if tile.split > 1 and left is None:
             height, width = _REDUCED
             width = 2 * head or width
             tiles = -(-rows // height) * -(-outputs // width)
-            compiled = triton_gemm.reduce_kernel[(tiles,)](
+            triton_gemm.reduce_kernel[(tiles,)](
                 sums,
                 *after,
                 y,
@@ -384,7 +381,6 @@ def _launch(
                 num_warps=4,
                 **options,
             )
-            alike(compiled, y.device, rows)
     return y
 
 

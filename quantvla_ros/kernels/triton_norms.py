@@ -33,7 +33,7 @@ from torch import Tensor
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import triton_int8
 from quantvla_ros.kernels.fused_types import Norm, Quantized
-from quantvla_ros.kernels.gpu import alike, launch_options
+from quantvla_ros.kernels.gpu import launch_options
 from quantvla_ros.kernels.reference import SMALLEST
 from quantvla_ros.kernels.rows import Rows
 from quantvla_ros.kernels.triton_rows import _integers, _magnitudes, _static, _step
@@ -41,11 +41,9 @@ from quantvla_ros.kernels.triton_start import release, wait
 
 LONGEST = 16384  # a row is held in registers
 LARGEST_BLOCK = 128  # of a rotation: larger ones do not fit into the shared memory
-AT_ONCE = True  # when a norm lets the next kernel come: see `norm_kernel`
 # What the compiler may use. Without a bound it keeps to few, and asks for some parts of a product
 # only after others have come: each turn is a trip to the L2.
 REGISTERS = 255
-LAST_FIRST = False  # whether rows that only become integers are read from the last one up
 
 # Rotations in the type that the tensor cores take, by the settings they belong to.
 _prepared: WeakKeyDictionary[Rows, dict[torch.dtype, tuple[Tensor, str]]] = WeakKeyDictionary()
@@ -258,8 +256,6 @@ def norm_kernel(
     B: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
-    LAST_FIRST: tl.constexpr,
-    AT_ONCE: tl.constexpr,
     PTX: tl.constexpr,
     AHEAD: tl.constexpr,
 ):
@@ -268,14 +264,10 @@ def norm_kernel(
     The row is a tile of its blocks, [BLOCKS, BLOCK], which a rotation [B, B] multiplies at once;
     without a rotation it is one block of LONGEST columns at most. Not NORMED, the row is quantized
     as it is. With PARTS the row is first made, and stored in x, of the unfinished sums of a product
-    [PARTS, M, WIDTH] and a residual. LAST_FIRST: the last row begins first. AT_ONCE: the next
-    kernel may come before this one has waited, and so find that the one before has not ended.
+    [PARTS, M, WIDTH] and a residual.
     """
-    if AT_ONCE:
-        release(AHEAD)
+    release(AHEAD)
     row = tl.program_id(0).to(tl.int64)
-    if LAST_FIRST:
-        row = tl.num_programs(0) - 1 - row
     inner = tl.arange(0, BLOCK)
     columns = tl.arange(0, BLOCKS)[:, None] * B + inner[None, :]
     if B == BLOCK and BLOCKS * B == WIDTH:
@@ -300,8 +292,6 @@ def norm_kernel(
             WIDTH, INTEGER, PLUS_BIAS, GATED,
         )  # fmt: skip
     wait(AHEAD)
-    if not AT_ONCE:
-        release(AHEAD)
     if PARTS > 0:
         x = _joined(
             sums_ptr, row_scale, w_scale, w_bias, gate, residual, row, sources, inside, M, WIDTH,
@@ -373,9 +363,9 @@ def norm_blocks_kernel(
 
     The rows are read from the cache again for each pass: mean, squares, maxima, integers.
     """
+    release(AHEAD)
     step = _static(step_ptr, STATIC)
     wait(AHEAD)
-    release(AHEAD)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = rows < M
     inner = tl.arange(0, BLOCK)
@@ -586,7 +576,7 @@ def _norm(
     with torch.cuda.device(x.device if x.device.type == 'cuda' else -1):
         if apart:
             size = _matrix_size(block)
-            compiled = norm_blocks_kernel[(triton.cdiv(count, 16),)](
+            norm_blocks_kernel[(triton.cdiv(count, 16),)](
                 **arguments,
                 B=block,
                 ROWS=16,
@@ -594,12 +584,11 @@ def _norm(
                 num_warps=4 if size <= 64 else 8,
                 **launch_options(x.device, count),
             )
-            alike(compiled, x.device, count)
         else:
             rotated = arguments['rotation_ptr'] is not x
             size = _matrix_size(block) if rotated else triton.next_power_of_2(block)
             high = _matrix_size(blocks) if rotated else 1
-            compiled = norm_kernel[(count,)](
+            norm_kernel[(count,)](
                 **arguments,
                 **_product(product, x),
                 NORMED=normed,
@@ -608,14 +597,11 @@ def _norm(
                 B=block,
                 BLOCKS=high,
                 BLOCK=size,
-                LAST_FIRST=LAST_FIRST and not normed,
-                AT_ONCE=AT_ONCE,
                 PTX=x.device.type == 'cuda',
                 num_warps=4 if size * high <= 4096 else 8,
                 **({} if product is None else {'maxnreg': REGISTERS}),
                 **launch_options(x.device, count),
             )
-            alike(compiled, x.device, count)
     if rows is None:
         return y
     return out if isinstance(out, Quantized) else Quantized(y, row_scale, x.dtype)
