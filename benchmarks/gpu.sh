@@ -86,7 +86,8 @@ step() {
       ;;
     bench)
       each "$python" -m quantvla_ros bench ARGS --precision bf16,w8a8,w4a8,w8a8-extended \
-        --baselines eager,cudagraph --baseline-precision bf16 --runs 100 --warm-up 1 \
+        --baselines eager,cudagraph --baseline-precision bf16 --baseline-runs 20 \
+        --runs 100 --warm-up 1 \
         --out "$out/bench_NAME.json"
       ;;
     profile) each "$python" benchmarks/profile_engine.py ARGS --out "$out/profile_NAME.json" ;;

@@ -21,6 +21,7 @@ from quantvla_ros.bench.clock import Spread, device_times, host_times, warm
 from quantvla_ros.bench.networks import FLOATS, make_network
 from quantvla_ros.bench.roofline import Ceilings, Work, count_work, measure_ceilings
 from quantvla_ros.bench.running import Running, System, plain_parts
+from quantvla_ros.bench.systems import BASELINES
 from quantvla_ros.bench.workload import Workload
 from quantvla_ros.engine.policy import stored_bytes
 from quantvla_ros.errors import BackendError
@@ -40,14 +41,17 @@ class Settings:
     Attributes:
         runs: of each figure.
         warm_up: seconds before each.
+        baseline_runs: of each figure of a baseline, which may be many times slower; None: as many.
     """
 
     runs: int = 200
     warm_up: float = 3.0
+    baseline_runs: int | None = None
 
     def __post_init__(self) -> None:
-        if self.runs < 1:
-            raise BackendError(f'runs: expected at least 1, found {self.runs}')
+        for name, runs in (('runs', self.runs), ('baseline-runs', self.baseline_runs)):
+            if runs is not None and runs < 1:
+                raise BackendError(f'{name}: expected at least 1, found {runs}')
         if not 0.0 <= self.warm_up <= 600.0:
             raise BackendError(f'warm-up: expected 0 to 600 s, found {self.warm_up}')
 
@@ -190,7 +194,9 @@ class _Run:
         self, row: dict[str, Any], system: System, network: Any, inputs: Any, noise: Tensor
     ) -> str | None:
         """Fill a row; why not, where that cannot be."""
-        device, settings = self.device, self.settings
+        device, settings, runs = self.device, self.settings, self.settings.runs
+        if system.name in BASELINES and settings.baseline_runs is not None:
+            runs = settings.baseline_runs
         gc.collect()
         machine.reset_memory(device)
         try:
@@ -198,17 +204,16 @@ class _Run:
             warm(running.run, device, settings.warm_up)
             self._found[len(self.rows) - 1] = Output.of(running.run(), running.first_velocity())
             machine.reset_memory(device)  # what getting ready took is not what running takes
-            times = device_times(running.run, device, settings.runs)
+            times = device_times(running.run, device, runs)
             once = self._whole(running)
             warm(once, device, 0.0)
             row['device_ms'] = Spread.of(times).as_json()
-            row['wall_ms'] = Spread.of(host_times(once, device, settings.runs)).as_json()
+            row['wall_ms'] = Spread.of(host_times(once, device, runs)).as_json()
             row['memory_bytes'] = machine.memory(device)
             row['parts_ms'] = {}
             for name, part in running.parts().items():
-                runs = max(1, settings.runs // 4)
                 warm(part.call, device, min(settings.warm_up, 0.5))
-                found = device_times(part.call, device, runs, part.before)
+                found = device_times(part.call, device, max(1, runs // 4), part.before)
                 row['parts_ms'][name] = Spread.of(found).as_json()
             row['device_ms_of_each_run'] = [round(time, 4) for time in times]
         # Whatever it is (memory, a kernel, a compiler), it is what this row has to say: the others

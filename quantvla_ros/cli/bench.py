@@ -55,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', help='cpu, cuda or cuda:N (default: cuda where there is one)')
     parser.add_argument('--runs', type=int, default=200, help='of each figure (default 200)')
     parser.add_argument(
+        '--baseline-runs', type=int, metavar='RUNS',
+        help='of each figure of a baseline (default: as --runs)',
+    )
+    parser.add_argument(
         '--warm-up', type=float, default=3.0, metavar='SECONDS',
         help='before each figure, for the clocks to rise (default 3)',
     )
@@ -79,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
     device = _device(args.device, check_device)
     gpu = device.type == 'cuda'
-    settings = Settings(args.runs, args.warm_up)
+    settings = Settings(args.runs, args.warm_up, args.baseline_runs)
     asked = _words('baselines', args.baselines, 'eager,cudagraph' if gpu else 'eager')
     unknown = [name for name in asked if name not in BASELINES]
     if unknown:
