@@ -240,6 +240,30 @@ def test_a_half_tail_costs_the_other_tiles_nothing(on, monkeypatch, operation, k
     assert resources(tailed)[1] == 0
 
 
+@pytest.mark.parametrize(
+    ('operation', 'kind', 'outputs', 'columns', 'bulk'),
+    [
+        (heads, 'bfloat16', 2560, 32, True),
+        (gated, 'int8', 8192, 64, True),
+        (gated, 'int8', 8192, 64, False),
+    ],
+)
+def test_weights_of_one_step_come_before_the_turn(
+    on, monkeypatch, operation, kind, outputs, columns, bulk
+):
+    """And then there is one wait for the matrix units, behind all of the products."""
+    tile = GemmTile(64, columns, 1024, 4 if bulk else 8, 1, bulk=bulk)
+    monkeypatch.setattr(triton_gemm_launch, '_tile', lambda *arguments: tile)
+    launches = on(90)
+    operation(kind, 50, 1024, outputs)
+    (product,) = launches()
+    compiled = check(product, 90, INSTRUCTION[kind])
+    before, _, after = compiled.asm['ptx'].partition('griddepcontrol.wait')
+    copied = 'cp.async.bulk.tensor' if bulk else 'st.shared'  # else loaded, and put there
+    assert copied in before and 'st.global' not in before and 'wgmma' not in before
+    assert after.count('wgmma.wait_group') == 1
+
+
 @pytest.mark.parametrize('group', [0, 128])
 def test_packed_weights_are_written_out(monkeypatch, group):
     from quantvla_ros.kernels import triton_expand

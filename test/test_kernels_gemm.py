@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantvla_ros.kernels.gemm_tiles import Product, candidates, choose_gemm_tile
+from quantvla_ros.kernels.gemm_tiles import (
+    GemmTile,
+    Product,
+    candidates,
+    choose_gemm_tile,
+    fitted,
+)
 
 if importlib.util.find_spec('triton') is None:
     pytest.skip('triton is not installed', allow_module_level=True)
@@ -75,6 +81,20 @@ def test_columns_are_split_where_tiles_are_few():
     assert choose_gemm_tile(few, processors=16, shared=163 * 1024).split == 1
     many = Product('int8', 816, 32768, 2048)
     assert choose_gemm_tile(many, processors=132, shared=227 * 1024).split == 1
+
+
+def test_a_tile_of_one_step_is_a_pipeline_where_one_step_cannot_be():
+    limits = {'shared': SHARED[2]}
+    one = GemmTile(64, 64, 1024, 8, 1)
+    assert fitted(one, Product('int8', 50, 8192, 1024), **limits) == one
+    for product in (
+        Product('int8', 50, 8192, 4096),  # longer than a step
+        Product('float32', 50, 8192, 1024),  # larger than the memory
+        Product('int4', 50, 8192, 1024, group=128),
+    ):
+        tile = fitted(one, product, **limits)
+        assert tile.stages >= 2 and tile.shared(product.kind) <= SHARED[2]
+        assert not product.group or product.group % tile.columns == 0
 
 
 def test_candidates_are_not_measured_twice():

@@ -342,6 +342,10 @@ def fitted(
     """
     if tile.bulk and not _in_bulk(tile, product, capability):
         tile = replace(tile, bulk=False)
+    if tile.at_once and (
+        product.kind == 'int4' or tile.columns * tile.split < product.columns
+    ):
+        tile = _in_steps(tile, product.kind)
     if product.kind == 'int4':
         columns = max(tile.columns, 64)
         if product.group:
@@ -352,10 +356,9 @@ def fitted(
     if exclusion(tile, product, capability) is not None:
         return None
     if tile.at_once:
-        one_step = tile.columns * tile.split >= product.columns
-        if product.kind != 'int4' and one_step and tile.shared(product.kind) <= shared:
+        if tile.shared(product.kind) <= shared:
             return tile
-        tile = replace(tile, columns=256 // _BYTES[product.kind], stages=4)
+        tile = _in_steps(tile, product.kind)
     for stages in range(tile.stages, 1, -1):
         shallower = replace(tile, stages=stages)
         if shallower.shared(product.kind) <= shared:
@@ -374,6 +377,11 @@ def _in_bulk(tile: GemmTile, product: Product, capability: tuple[int, int]) -> b
         and not (product.pairs and tile.left)
         and product.columns * _BYTES[product.kind] % 16 == 0
     )
+
+
+def _in_steps(tile: GemmTile, kind: str) -> GemmTile:
+    """A tile of one step, as a pipeline."""
+    return replace(tile, columns=256 // _BYTES[kind], stages=4)
 
 
 def _of(kind: str, rows: int, outputs: int, size: int, warps: int, stages: int) -> GemmTile:

@@ -128,6 +128,7 @@ def _tile(value: Any) -> GemmTile:
     for name, number in numbers.items():
         if isinstance(number, bool) and name in ('left', 'bulk'):
             continue
+        # One step may hold all columns of a program.
         _whole(f'tile.{name}', number, 1, 4096 if name == 'columns' else 1024)
         # A pipeline may have any depth; all else is a size of blocks.
         if name != 'stages' and number & (number - 1):

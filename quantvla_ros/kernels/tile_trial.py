@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantvla_ros.kernels import fused_reference, triton_norms
+from quantvla_ros.kernels import fused, fused_reference
 from quantvla_ros.kernels import triton_gemm_launch as launch
 from quantvla_ros.kernels.attention_tiles import Attention
 from quantvla_ros.kernels.attention_trial import AttentionTrial
@@ -108,7 +108,7 @@ class GpuTrial(TimedTrial):
 
     def _precede(self) -> None:
         if self._before is not None:
-            triton_norms.normed(*self._before)
+            fused.normed(*self._before)
 
     def _run(self, module, weight, options: dict) -> list[Tensor]:
         """The product by `fused_reference` or by the kernels; its results, newly made or not."""

@@ -97,7 +97,7 @@ def gemm_kernel(
     before the one it follows ends: it asks for its weights, of BYTES each, meanwhile. AT_ONCE, a
     program's columns are one step: then all that the kernel before has no part in is here by then.
     TAIL, the last tile of rows is half as high, as at most half of its rows exist: `tail_ptr` is a
-    descriptor of such tiles, and their programs come last (see `_tails_last`).
+    descriptor of such tiles, and their programs come last (see `triton_places`).
     """
     EARLY: tl.constexpr = AT_ONCE and not UNFINISHED
     tiles_m = tl.cdiv(M, BLOCK_M)

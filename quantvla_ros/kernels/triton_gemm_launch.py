@@ -35,7 +35,7 @@ from quantvla_ros.kernels.halves import HalvedWeight
 from quantvla_ros.kernels.tile_table import best_tile
 
 ACTIVATIONS = ('gelu_tanh', 'silu', 'relu')
-_LATE = 48  # tiles of outputs whose short programs come last (see `triton_gemm._tails_last`)
+_LATE = 48  # tiles of outputs whose short programs come last (see `triton_places._tails_last`)
 _REDUCED = (8, 128)  # rows and outputs of a tile of the reduction
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -385,7 +385,7 @@ def _launch(
 
 
 def _descriptors(x: Tensor, matrix: Tensor, tile: GemmTile, pair: int) -> tuple[Any, Any]:
-    """What `triton_gemm._bulk_products` loads tiles of rows and of weights through."""
+    """What `triton_products._bulk_products` loads tiles of rows and of weights through."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     columns, outputs = x.shape[1], matrix.shape[0]
