@@ -204,7 +204,7 @@ def test_a_graph_can_hold_it_and_no_short_float_touches_it(way):
     made, seen = path(way, [(48, 64), (48, 64), (60, 60)], 56), []
     out = torch.empty(3, 3, 56, 56)
     for level in (0, 255):
-        made.send({
+        made.take({
             name: np.full((*size, 3), level, np.uint8) for name, size in made.sizes.items()
         })
         with Operations() as operations:
@@ -221,14 +221,14 @@ def test_a_graph_can_hold_it_and_no_short_float_touches_it(way):
     }
 
 
-def test_a_camera_that_changes_its_size_is_refused_and_nothing_is_sent():
+def test_a_camera_that_changes_its_size_is_refused_and_none_is_taken():
     made, out = path('openpi', [(48, 64), (60, 60)], 56), torch.empty(2, 3, 56, 56)
     first = {'0': noise(48, 64), '1': noise(60, 60)}
     made.load(first, out)
     before = out.clone()
     turned = {'0': noise(48, 64, 1), '1': noise(30, 40)}
     with pytest.raises(ObservationError, match=r'1: expected .* 60 x 60, .*found one of 40 x 30'):
-        made.send(turned)
+        made.take(turned)
     made.fit(out)
     assert torch.equal(out, before)
 
@@ -242,7 +242,7 @@ def test_a_camera_that_changes_its_size_is_refused_and_nothing_is_sent():
 def test_what_is_not_such_a_picture_is_refused(picture, message):
     made = path('openpi', [(48, 64)], 56)
     with pytest.raises(ObservationError, match=message):
-        made.send({} if picture is None else {'0': picture})
+        made.take({} if picture is None else {'0': picture})
 
 
 def test_a_messages_bytes_are_taken_as_they_are():
@@ -255,13 +255,13 @@ def test_a_messages_bytes_are_taken_as_they_are():
     assert torch.equal(as_is, fitted('openpi', turned, size=56))
 
 
-def test_sending_takes_no_memory():
+def test_taking_pictures_takes_no_memory():
     made = path('openpi', [(480, 640)])
     images = {'0': noise(480, 640)}
-    made.send(images)
+    made.take(images)
     tracemalloc.start()
     try:
-        made.send(images)
+        made.take(images)
         assert tracemalloc.get_traced_memory()[1] < 10_000  # a picture is 921,600 bytes
     finally:
         tracemalloc.stop()
@@ -393,7 +393,7 @@ def test_a_gpu_gives_the_bits_of_the_cpu_in_a_graph_too(way):
         run = Captured(lambda: made.fit(out), device)
         for seed in range(3):
             pictures = [noise(*size, seed + n) for n, size in enumerate(sizes)]
-            made.send({str(n): picture for n, picture in enumerate(pictures)})
+            made.take({str(n): picture for n, picture in enumerate(pictures)})
             allocated = torch.cuda.memory_allocated()
             run()
             assert torch.cuda.memory_allocated() == allocated

@@ -364,7 +364,7 @@ def refusals():
 def test_a_kernel_that_does_not_fit_this_gpu_is_found_while_loading(
     checkpoint, monkeypatch, error
 ):
-    def refuse(self, *args):
+    def refuse(self, *args, **named):
         raise error
 
     monkeypatch.setattr(ENGINES['pi05'].forward, '__init__', refuse)
@@ -379,7 +379,7 @@ def test_a_kernel_that_does_not_fit_this_gpu_is_found_while_loading(
 def test_a_gpu_without_room_is_said_with_its_numbers_and_left_for_what_fits(
     checkpoint, monkeypatch
 ):
-    def refuse(self, *args):
+    def refuse(self, *args, **named):
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
 
     monkeypatch.setattr(ENGINES['pi05'].forward, '__init__', refuse)
@@ -390,7 +390,7 @@ def test_a_gpu_without_room_is_said_with_its_numbers_and_left_for_what_fits(
 
 
 def test_a_fault_of_ours_is_no_reason_to_fall_back(checkpoint, monkeypatch):
-    def fail(self, *args):
+    def fail(self, *args, **named):
         raise RuntimeError('an illegal memory access')
 
     monkeypatch.setattr(ENGINES['pi05'].forward, '__init__', fail)

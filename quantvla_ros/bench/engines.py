@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 
 from quantvla_ros.bench.running import Part
 from quantvla_ros.bench.workload import Workload
-from quantvla_ros.engine.engine import Engine, PackedNetwork, Reader
+from quantvla_ros.engine.engine import PackedNetwork
 from quantvla_ros.engine.engines import ENGINES
 from quantvla_ros.engine.graph import Captured
 from quantvla_ros.engine.groot import GrootForward
-from quantvla_ros.engine.pictures import PictureReader
+from quantvla_ros.engine.policy import make_engine
 
 _HOST = torch.device('cpu')
 
@@ -35,14 +34,12 @@ class EngineRow:
         dtype = _dtype(network)
         network.cpu()
         gc.collect()
-        read: Reader = partial(processor.inputs, device=_HOST)
-        given = kind.given(read(workload.observation))
+        given = kind.given(processor.inputs(workload.observation, _HOST))
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()  # the engine's weights shall not lie among its remains
-            read = PictureReader(processor, self._device)
         packed = PackedNetwork(kind, network, self._device, dtype)
         self._given, self._noise = given, noise[0].cpu()
-        self._engine = Engine(packed, [given.needs], read)
+        self._engine = make_engine(packed, [given.needs], processor)
         self._forward, self._captured = self._engine.fitting(given.needs)
         self._load()
 
@@ -59,6 +56,7 @@ class EngineRow:
     def first_velocity(self) -> Tensor:
         """As `Running`."""
         self._load()
+        self._forward.receive()
         self._forward.encode()
         return self._forward.velocity(0, self._forward.noise)[None]
 

@@ -4,7 +4,8 @@
 
 Knows packed weights, shapes and streams; knows nothing of checkpoints, ROS or any one architecture.
 After it is made nothing is compiled, captured, tuned or allocated on the device: an inference is
-copies into pinned memory, one graph, and one copy back, on a stream of its own.
+pinned memory written, one graph for the pictures and one for the rest, and pinned memory read, on a
+stream of its own.
 """
 from __future__ import annotations
 
@@ -60,22 +61,29 @@ class Engine:
     """
 
     def __init__(
-        self, packed: PackedNetwork, shapes: Sequence[Shape], read: Reader
+        self, packed: PackedNetwork, shapes: Sequence[Shape], read: Reader,
+        place: Callable[[int], Tensor | None] = lambda views: None,
     ) -> None:
         """Make and capture them all.
 
         Args:
             read: an observation to what `EngineKind.given` takes, called on the engine's stream.
+            place: number of pictures to where `read` puts them: float32 [views, 3, image, image] on
+                the device, one for all prompt lengths. None: they are copied to places here.
         """
         self._packed, self._read = packed, read
         self.noise_shape = packed.noise_shape
         device, kind, weights = packed.device, packed.kind, packed.weights
         self._stream = torch.cuda.Stream(device) if device.type == 'cuda' else None
-        # One for all inferences: `Staged.write` has read it when it returns.
+        # One for all inferences: `set_inputs` has read it when it returns.
         self._noise = torch.empty(self.noise_shape)
         with self._on_stream():
             self._graphs: Graphs[Forward] = Graphs(
-                lambda shape: kind.forward(weights, shape.views, shape.prompt), shapes, device
+                lambda shape: kind.forward(
+                    weights, shape.views, shape.prompt, images=place(shape.views)
+                ),
+                shapes,
+                device,
             )
         if device.type == 'cuda':
             torch.cuda.synchronize(device)
@@ -146,6 +154,7 @@ class Engine:
         raw = self.act(observation, seed)
         with self._on_stream():
             forward, _ = self._load(observation, seed)
+            forward.receive()
             forward.encode()
             x, states = forward.noise.clone(), []
             for step in range(self._packed.steps):
@@ -164,7 +173,7 @@ class Engine:
         with self._on_stream():
             for shape in self.shapes:
                 forward, captured = self._graphs.fitting(shape.views, shape.prompt)
-                forward.noise.copy_(self._noise)
+                forward.set_noise(self._noise)
                 found = []
                 for _ in range(2):
                     captured()

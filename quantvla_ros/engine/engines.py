@@ -28,7 +28,7 @@ from quantvla_ros.models.smolvla import SmolVLAInputs
 class Forward(Protocol):
     """A forward pass of one shape on static buffers: `set_inputs`, `run`, `result`.
 
-    The operations of `run`, `encode` and `integrate` depend on nothing but the shape, and touch
+    The operations of `run` and of what it is made of depend on nothing but the shape, and touch
     nothing but buffers of the object. Not thread-safe.
 
     Attributes:
@@ -39,14 +39,23 @@ class Forward(Protocol):
     actions: Tensor
 
     def set_inputs(self, *inputs: Any) -> None:
-        """Copy an observation's inputs to their buffers without waiting for the device.
+        """Take an observation's inputs without waiting for the device.
 
         The last one is the noise, [chunk, action_dim] float32.
         """
 
+    def set_noise(self, noise: Tensor) -> None:
+        """Take other noise beside the inputs of before."""
+
     def run(self) -> Tensor:
-        """`encode`, then `integrate`."""
+        """`receive`, `encode`, `integrate`, `deliver`."""
         ...
+
+    def receive(self) -> None:
+        """What was taken, as far as it is another each time, to its buffers."""
+
+    def deliver(self) -> None:
+        """`actions` to the host, for `result`."""
 
     def encode(self) -> None:
         """Pictures and prompt to what the action head reads."""
@@ -85,7 +94,8 @@ class EngineKind:
     Attributes:
         weights: (network, device, dtype) to its packed weights. The network is on the host and
             is dropped afterwards; of its tensors only embeddings may be kept, where they are.
-        forward: (weights, views, prompt) to a forward pass.
+        forward: (weights, views, prompt, images=) to a forward pass; `images`: where its pictures
+            will lie, None: it makes a place.
         given: what the architecture's processor makes of an observation, on the host.
         lengths: processor to the prompt lengths to prepare where nobody says.
         direction: of an Euler step along the velocity: 1 or -1.
@@ -94,7 +104,7 @@ class EngineKind:
     """
 
     weights: Callable[..., Any]
-    forward: Callable[[Any, int, int], Forward]
+    forward: Callable[..., Forward]
     given: Callable[..., Given]
     lengths: Callable[[Any], tuple[int, ...]]
     direction: int

@@ -70,13 +70,13 @@ class Captured:
                 run()
         self._graph = graph
 
-    @torch.no_grad()
     def __call__(self) -> None:
         """Run once more, on what the buffers hold now."""
-        if self._graph is None:
-            self._run()
-        else:
+        if self._graph is not None:
             self._graph.replay()
+            return
+        with torch.no_grad():
+            self._run()
 
 
 class Graphs(Generic[_Forward]):

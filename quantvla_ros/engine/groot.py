@@ -45,15 +45,22 @@ class GrootForward(BufferedForward):
     ROWS = ('state', 'noise')
     weights: GrootWeights
 
-    def __init__(self, weights: GrootWeights, views: int, prompt: int) -> None:
-        """`prompt`: tokens beside those of the pictures, at most."""
+    def __init__(
+        self, weights: GrootWeights, views: int, prompt: int, *, images: Tensor | None = None
+    ) -> None:
+        """Make the buffers.
+
+        Args:
+            prompt: tokens beside those of the pictures, at most.
+            images: where the pictures will lie, as `SiglipForward`.
+        """
         super().__init__(weights, views, prompt)
         config, device = weights.config, weights.device
         stack, width = config.language, config.dit.width
         self.pictures = views * config.vision.tokens
         self.longest = self.pictures + prompt
         buffer = self._buffer
-        self._vision = SiglipForward(weights.vision, views)
+        self._vision = SiglipForward(weights.vision, views, images)
         self.images = self._vision.images
         self._embedded = buffer(self.longest, stack.width)
         self.words = self._embedded[self.pictures :]

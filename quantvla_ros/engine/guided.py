@@ -70,9 +70,11 @@ class _Guided:
 
     def __call__(self) -> None:
         forward, steps = self._forward, self._steps
+        forward.receive()
         forward.encode()
         x = forward.noise
         for step in range(steps):
             after = x + forward.velocity(step, x) * (self._direction / steps)
             x = self._guide.applied(step, steps, x, after)
         forward.actions.copy_(x)
+        forward.deliver()

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every forward pass has around what it computes: buffers, the inputs in them, the result.
 
-A forward pass reads and writes only buffers that are made with it, so it can be captured in a
-graph; here is what is copied to them outside of it, and what is refused. Knows buffers, counts and
-an embedding; knows nothing of what is computed, of checkpoints or of any one architecture.
+A forward pass reads and writes only buffers that are made with it, and their mirrors on the host,
+so it can be captured in a graph; here is what is copied to them, and what is refused. What is
+another in every inference the graph copies itself: the host only writes its own memory. Knows
+buffers, counts and an embedding; knows nothing of what is computed, of checkpoints or of any one
+architecture.
 """
 from __future__ import annotations
 
@@ -24,11 +26,13 @@ class BufferedForward(ABC):
     """A forward pass for so many pictures and prompts up to so many tokens. Not thread-safe.
 
     `set_inputs`, then `run`, which reads and writes only buffers of this object, with operations
-    that do not depend on what is in them. An architecture makes its buffers in its constructor,
-    `_buffer` by `_buffer`, and says with `_stage` which of them are inputs.
+    that do not depend on what is in them, on the current stream, then `result`: inputs without a
+    result between them wait. An architecture makes its buffers in its constructor, `_buffer` by
+    `_buffer`, and says with `_stage` which of them are inputs.
 
     Attributes:
-        ROWS: names of the inputs that are copied as they are, in the order of `set_inputs`.
+        ROWS: names of the inputs that are taken as they are, in the order of `set_inputs`. What
+            is in their buffers is the last `receive`'s, as `run` begins with one.
         weights: with `config`, `device`, `dtype` (of the activations) and `embed_tokens`.
         images: [views, 3, image, image] float32 in [-1, 1].
         noise, actions: [chunk, action_dim] float32, what the flow starts from and ends at.
@@ -46,12 +50,14 @@ class BufferedForward(ABC):
         config = weights.config
         self.noise = self._buffer(config.chunk, config.action_dim, dtype=torch.float32)
         self.actions = torch.zeros_like(self.noise)
+        self._unread = False
 
     def set_inputs(self, images: Sequence[Tensor], tokens: Tensor, *rows: Tensor) -> None:
-        """Copy an observation's inputs to their buffers; they may be on the host.
+        """Take an observation's inputs, for `run`; they may be on the host.
 
         Args:
-            images: of each view [3, image, image] in [-1, 1].
+            images: of each view [3, image, image] in [-1, 1]; nothing is done with those that are
+                where they belong already, in `images`.
             tokens: [T] ids of the prompt, without padding.
             rows: those of `ROWS`: state [1, state_dim], normalised, where the network reads one;
                 noise [chunk, action_dim], standard normal.
@@ -68,21 +74,47 @@ class BufferedForward(ABC):
             )
             found = ' and '.join(str(list(one.shape)) for one in rows)
             raise BackendError(f'engine: expected {named}, found {found}')
+        if self._unread:  # the rows of before may still be on their way
+            self._fetched.wait()
+        self._unread = True
         self.set_prompt(tokens)
-        self._staged['images'].write(images)
+        if not self._lie_here(images):
+            self._staged['images'].write(images)
         for name, one in zip(self.ROWS, rows, strict=True):
-            self._staged[name].write(one)
+            self._staged[name].hold(one)
+
+    def set_noise(self, noise: Tensor) -> None:
+        """Take other noise [chunk, action_dim] beside the inputs of before."""
+        self._staged['noise'].hold(noise)
 
     @abstractmethod
     def set_prompt(self, tokens: Tensor) -> None:
         """Embed a prompt's tokens [T] where the embedding is, and copy them to their buffer."""
 
     def result(self) -> Tensor:
-        """Wait for the actions: [chunk, action_dim] float32 on the host."""
-        return self._fetched.read()
+        """Wait for the actions that were delivered: [chunk, action_dim] float32 on the host."""
+        actions = self._fetched.read()
+        self._unread = False
+        return actions
 
     def run(self) -> Tensor:
-        """Everything: `actions` from the inputs' buffers."""
+        """Everything: `actions` from what `set_inputs` took, on the host too."""
+        self.receive()
+        actions = self.act()
+        self.deliver()
+        return actions
+
+    def receive(self) -> None:
+        """What `set_inputs` took of `ROWS` to their buffers."""
+        for name in self.ROWS:
+            self._staged[name].send()
+
+    def deliver(self) -> None:
+        """`actions` to the host, for `result`."""
+        self._fetched.send()
+
+    def act(self) -> Tensor:
+        """`actions` from the inputs' buffers."""
         self.encode()
         return self.integrate()
 
@@ -93,6 +125,11 @@ class BufferedForward(ABC):
     @abstractmethod
     def integrate(self) -> Tensor:
         """`noise` to `actions` by all denoising steps, on what `encode` left."""
+
+    def _lie_here(self, images: Sequence[Tensor]) -> bool:
+        """Whether pictures are where `images` holds them."""
+        first, size = self.images.data_ptr(), self.images[0].nbytes
+        return all(one.data_ptr() == first + n * size for n, one in enumerate(images))
 
     def _buffer(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Zeros on the device, of the activations' dtype unless one is given."""

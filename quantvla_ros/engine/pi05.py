@@ -99,16 +99,22 @@ class PI05Forward(WordsLast):
     weights: PI05Weights
 
     def __init__(
-        self, weights: PI05Weights, views: int, prompt: int, *, beside: int | None = None
+        self, weights: PI05Weights, views: int, prompt: int, *, images: Tensor | None = None,
+        beside: int | None = None,
     ) -> None:
-        """`beside`: how many layers apart the first step and the prefix meet, as `Beside`."""
+        """Make the buffers.
+
+        Args:
+            images: where the pictures will lie, as `SiglipForward`.
+            beside: how many layers apart the first step and the prefix meet, as `Beside`.
+        """
         super().__init__(weights, views, prompt)
         config, device = weights.config, weights.device
         vision, stack, expert = config.vision, config.prefix, config.expert
         self.pictures = views * vision.tokens
         self.longest = self.pictures + prompt
         buffer = self._buffer
-        self._vision = SiglipForward(weights.vision, views)
+        self._vision = SiglipForward(weights.vision, views, images)
         self.images = self._vision.images
         self.text = buffer(prompt, stack.width)
         self.counts = buffer(2, dtype=torch.int32)
@@ -132,7 +138,7 @@ class PI05Forward(WordsLast):
         count = self.pictures + tokens
         return [count, count + self.weights.config.chunk]
 
-    def run(self) -> Tensor:
+    def act(self) -> Tensor:
         """As `BufferedForward`, with the first step beside the prefix."""
         self.see()
         x = self._beside.run(

@@ -59,21 +59,30 @@ class PictureReader:
         self._processor, self._device, self._fewest = processor, device, fewest
         self._settled: dict[str, Size] = {}
         self._made: dict[tuple[tuple[str, Size], ...], _Prepared] = {}
+        self._places: dict[int, Tensor] = {}
 
     def __call__(self, observation: Observation) -> Any:
         """Inputs on the host but for the pictures, which the current stream puts on the device.
 
-        The pictures lie where the next ones will.
+        The pictures are in their `place`, where the next ones will be.
 
         Raises:
             ObservationError: as `inputs`; a picture of another size than its camera's first.
         """
         slots = self._processor.views(observation)
-        rest = self._processor.inputs_without_pictures(observation)
         made = self.prepare(picture_sizes(slots, observation.images))
-        made.path.send(observation.images)
+        made.path.take(observation.images)
         made.run()
+        # While the pictures are on their way.
+        rest = self._processor.inputs_without_pictures(observation)
         return self._processor.with_pictures(rest, made.pictures)
+
+    def place(self, views: int) -> Tensor:
+        """Where so many pictures are put, always: [views, 3, image, image] float32."""
+        if views not in self._places:
+            side = self._processor.image
+            self._places[views] = torch.zeros((views, 3, side, side), device=self._device)
+        return self._places[views]
 
     def prepare(self, sizes: Mapping[str, Size]) -> _Prepared:
         """Make ready for pictures of these sizes, all that an observation will hold.
@@ -100,23 +109,22 @@ class PictureReader:
     def _make(self, sizes: Mapping[str, Size]) -> _Prepared:
         processor = self._processor
         path = PicturePath(processor.picture_fit, sizes, processor.image, self._device)
-        return _Prepared(path, self._device)
+        return _Prepared(path, self.place(len(sizes)))
 
 
 class _Prepared:
     """A path, and the pictures that it fills, in a graph where there is a GPU."""
 
-    def __init__(self, path: PicturePath, device: torch.device) -> None:
-        self.path = path
-        shape = (len(path.sizes), 3, path.image, path.image)
-        self.pictures = torch.zeros(shape, device=device)
-        self.run = Captured(lambda: path.fit(self.pictures), device)
+    def __init__(self, path: PicturePath, pictures: Tensor) -> None:
+        self.path, self.pictures = path, pictures
+        self.run = Captured(lambda: path.fit(pictures), pictures.device)
 
 
 class PicturePath:
     """The way of the pictures of some cameras, of one size each, to a network's.
 
-    Everything is made here, once; `send` and `fit` compile nothing. Not thread-safe.
+    Everything is made here, once; `take` and `fit` compile nothing. Not thread-safe: what `fit`
+    does must have been waited for before the next pictures are taken.
 
     Attributes:
         sizes: height and width by slot, in the network's order.
@@ -145,29 +153,27 @@ class PicturePath:
             self._runs.append(_Run(tuple(slots), size, fit(*size), device))
 
     def load(self, images: Mapping[str, np.ndarray], out: Tensor) -> None:
-        """`send`, then `fit`."""
-        self.send(images)
+        """`take`, then `fit`."""
+        self.take(images)
         self.fit(out)
 
-    def send(self, images: Mapping[str, np.ndarray]) -> None:
-        """Send an observation's pictures to the device, on the current stream.
-
-        Returns as soon as they may change again.
+    def take(self, images: Mapping[str, np.ndarray]) -> None:
+        """Copy an observation's pictures, for `fit` to send to the device.
 
         Args:
             images: [H, W, 3] uint8 RGB by slot.
         Raises:
             ObservationError: a picture is missing, or of another size than this was made for; then
-                nothing is sent.
+                none is taken.
         """
         for slot, size in self.sizes.items():
             _check(slot, size, images.get(slot))
         for run in self._runs:
-            run.send(images)
+            run.take(images)
 
     @torch.no_grad()
     def fit(self, out: Tensor) -> None:
-        """Fit what was sent last; can be captured in a graph.
+        """Send what was taken last, and fit it there; can be captured in a graph.
 
         Args:
             out: [views, 3, image, image] float32 on the device, contiguous; all of it is written.
@@ -188,10 +194,9 @@ class _Run:
         self.slots = slots
         shape = (len(slots), *size, 3)
         self._bytes = torch.zeros(shape, dtype=torch.uint8, device=device)
-        self._host, self._sent = self._bytes, None
+        self._host = self._bytes
         if device.type == 'cuda':
             self._host = torch.zeros(shape, dtype=torch.uint8, pin_memory=True)
-            self._sent = torch.cuda.Event()
         self._array = self._host.numpy()
         top, left, rows, columns = fit.window
         self._window = self._bytes[:, top : top + rows, left : left + columns]
@@ -203,17 +208,13 @@ class _Run:
         # A number of the host would be turned into its inverse, and the division into a product.
         self._full = torch.tensor(255.0, device=device)
 
-    def send(self, images: Mapping[str, np.ndarray]) -> None:
-        if self._sent is not None:
-            self._sent.synchronize()  # the last pictures may still be on their way
+    def take(self, images: Mapping[str, np.ndarray]) -> None:
         for place, slot in zip(self._array, self.slots, strict=True):
             np.copyto(place, images[slot])
-        if self._sent is not None:
-            with torch.cuda.device(self._bytes.device):
-                self._bytes.copy_(self._host, non_blocking=True)
-                self._sent.record()
 
     def fit(self, out: Tensor) -> None:
+        if self._host is not self._bytes:
+            self._bytes.copy_(self._host, non_blocking=True)
         if self._exact:
             self._finish_bytes(self._integers(), out)
             return

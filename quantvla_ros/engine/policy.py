@@ -20,11 +20,11 @@ from quantvla_ros.control.rtc import Guidance
 from quantvla_ros.engine.engine import (
     Engine,
     PackedNetwork,
-    Reader,
     own_embeddings,
     shapes_for,
 )
 from quantvla_ros.engine.engines import ENGINES
+from quantvla_ros.engine.graph import Shape
 from quantvla_ros.engine.memory import shortage
 from quantvla_ros.engine.pictures import PictureReader
 from quantvla_ros.engine.runners import Guided, Plain, Runner, draw_noise
@@ -252,8 +252,7 @@ def _start(
         lengths or ENGINES[source.kind].lengths(source.processor),
     )
     begun = time.perf_counter()
-    fewest = min(shape.views for shape in shapes)
-    made = Engine(packed, shapes, _reader(source.processor, way.device, fewest))
+    made = make_engine(packed, shapes, source.processor)
     running = replace(
         running,
         tiles=tiles_in_use(way.device),
@@ -289,11 +288,17 @@ def _example(processor: Processor, views: int) -> Observation:
     )
 
 
-def _reader(processor: Processor, device: torch.device, fewest: int) -> Reader:
-    """How the engine gets an observation's inputs: on the host, its pictures on a GPU."""
-    if device.type == 'cuda':
-        return PictureReader(processor, device, fewest=fewest)
-    return lambda observation: processor.inputs(observation, _HOST)
+def make_engine(packed: PackedNetwork, shapes: Sequence[Shape], processor: Processor) -> Engine:
+    """An engine that reads an observation's inputs on the host, but fits its pictures on a GPU.
+
+    Raises:
+        BackendError: see `Engine`.
+    """
+    if packed.device.type != 'cuda':
+        return Engine(packed, shapes, lambda observation: processor.inputs(observation, _HOST))
+    fewest = min(shape.views for shape in shapes)
+    reader = PictureReader(processor, packed.device, fewest=fewest)
+    return Engine(packed, shapes, reader, reader.place)
 
 
 def _packed(

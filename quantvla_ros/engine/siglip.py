@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from quantvla_ros.engine.norms import load_norm, normed
 from quantvla_ros.engine.weights import WeightLoader
+from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused
 from quantvla_ros.kernels.fused_types import Norm, Weight
 from quantvla_ros.models.siglip import VisionConfig, VisionTower
@@ -72,11 +73,19 @@ class SiglipForward:
         images: [views, 3, image, image] float32 in [-1, 1].
     """
 
-    def __init__(self, weights: SiglipWeights, views: int) -> None:
+    def __init__(
+        self, weights: SiglipWeights, views: int, images: Tensor | None = None
+    ) -> None:
+        """`images`: where the pictures will lie, that forward passes may share; None: made here."""
         self.weights, self.views = weights, views
         config, device = weights.config, weights.device
         shape = (views, 3, config.image, config.image)
-        self.images = torch.zeros(shape, dtype=torch.float32, device=device)
+        self.images = torch.zeros(shape, device=device) if images is None else images
+        if self.images.shape != shape or self.images.dtype != torch.float32:
+            raise BackendError(
+                f'engine: expected a place for pictures of float32 {list(shape)}, found '
+                f'{self.images.dtype} {list(self.images.shape)}'
+            )
         self._patches = torch.zeros(
             (views * config.tokens, weights.patch_columns), dtype=weights.dtype, device=device
         )

@@ -117,9 +117,15 @@ class SmolVLAForward(WordsLast):
     weights: SmolVLAWeights
 
     def __init__(
-        self, weights: SmolVLAWeights, views: int, prompt: int, *, beside: int | None = None
+        self, weights: SmolVLAWeights, views: int, prompt: int, *, images: Tensor | None = None,
+        beside: int | None = None,
     ) -> None:
-        """`beside`: how many layers apart the first step and the prefix meet, as `Beside`."""
+        """Make the buffers.
+
+        Args:
+            images: where the pictures will lie, as `SiglipForward`.
+            beside: how many layers apart the first step and the prefix meet, as `Beside`.
+        """
         super().__init__(weights, views, prompt)
         config = weights.config
         vision, stack, expert, chunk = config.vision, config.text, config.expert, config.chunk
@@ -127,7 +133,7 @@ class SmolVLAForward(WordsLast):
         self.longest = 1 + self.pictures + prompt
         whole = self.longest + chunk
         buffer = self._buffer
-        self._vision = SiglipForward(weights.vision, views)
+        self._vision = SiglipForward(weights.vision, views, images)
         self.images = self._vision.images
         blocks, side = vision.image // vision.patch // config.shuffle, config.shuffle
         self._squares = buffer(views, blocks, blocks, side, side, vision.width)
@@ -169,7 +175,7 @@ class SmolVLAForward(WordsLast):
         self._cos_table, self._sin_table = self._rotary(whole, config.text.head_dim, ROTARY_THETA)
         self._cos, self._sin = torch.zeros_like(self._cos_table), torch.zeros_like(self._sin_table)
 
-    def run(self) -> Tensor:
+    def act(self) -> Tensor:
         """As `BufferedForward`, with the first step beside the prefix."""
         self.see()
         x = self._beside.run(

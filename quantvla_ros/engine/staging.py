@@ -3,7 +3,8 @@
 """Inputs and results of a graph on their way between the host and the device.
 
 Knows buffers; knows nothing of what they hold. Copies from and to pageable host memory wait and go
-through the driver's own buffers; here each buffer has a pinned mirror on the host, made once.
+through the driver's own buffers; here each buffer has a pinned mirror on the host, made once, and a
+copy between the two can be part of a graph: then the host only writes and reads its own memory.
 Where the buffer is on the host itself there is nothing between. Not thread-safe.
 """
 from __future__ import annotations
@@ -42,6 +43,18 @@ class Staged:
             self.buffer[:count].copy_(self._mirror[:count], non_blocking=True)
             self._sent.record()
 
+    def hold(self, rows: Tensor | Sequence[Tensor]) -> None:
+        """Fill the first rows of the mirror, for `send` to copy.
+
+        A `send` before this one must be done: whoever waited for what came of it knows that.
+        """
+        self._fill(self.buffer if self._mirror is None else self._mirror, rows)
+
+    def send(self) -> None:
+        """Copy what the mirror holds to the buffer, on the current stream; a graph can hold it."""
+        if self._mirror is not None:
+            self.buffer.copy_(self._mirror, non_blocking=True)
+
     @staticmethod
     def _fill(target: Tensor, rows: Tensor | Sequence[Tensor]) -> None:
         if isinstance(rows, Tensor):
@@ -56,18 +69,22 @@ class Fetched:
 
     def __init__(self, buffer: Tensor) -> None:
         self.buffer = buffer
-        self._mirror, self._arrived = _mirror(buffer)
+        self._mirror, _ = _mirror(buffer)
+
+    def send(self) -> None:
+        """Copy the result to the mirror, on the current stream; a graph can hold it."""
+        if self._mirror is not None:
+            self._mirror.copy_(self.buffer, non_blocking=True)
+
+    def wait(self) -> None:
+        """Wait for what the current stream does."""
+        if self._mirror is not None:
+            torch.cuda.current_stream(self.buffer.device).synchronize()
 
     def read(self) -> Tensor:
-        """Wait for what the current stream does; the result on the host, the caller's own."""
-        if self._mirror is None:
-            return self.buffer.clone()
-        assert self._arrived is not None
-        with torch.cuda.device(self.buffer.device):
-            self._mirror.copy_(self.buffer, non_blocking=True)
-            self._arrived.record()
-        self._arrived.synchronize()
-        return self._mirror.clone()
+        """Wait; what was sent then, the caller's own."""
+        self.wait()
+        return (self.buffer if self._mirror is None else self._mirror).clone()
 
 
 def _mirror(buffer: Tensor) -> tuple[Tensor | None, torch.cuda.Event | None]:
