@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 
@@ -82,21 +84,21 @@ class Part:
             return np.concatenate((np.sin(x), np.cos(x)), axis=-1)
         if self.mode == 'binary':
             return (x > 0.5).astype(np.float32)
-        offset, span = self._map()
-        scaled = (x - offset) / np.where(span == 0, np.float32(1), span)
+        offset, _, flat, divisor = self._map
+        scaled = (x - offset) / divisor
         if self.mode == 'mean_std':
-            return np.where(span == 0, x, scaled)
+            return np.where(flat, x, scaled)
         scaled = np.float32(2) * scaled - np.float32(1)
         if self.mode == 'min_max':
-            return np.where(span == 0, np.float32(0), scaled)
-        return np.clip(np.where(span == 0, x, scaled), np.float32(-1), np.float32(1))
+            return np.where(flat, np.float32(0), scaled)
+        return np.clip(np.where(flat, x, scaled), np.float32(-1), np.float32(1))
 
     def restore(self, y: np.ndarray) -> np.ndarray:
         """[..., size] of the network to the data's units; not for sin_cos."""
         y = np.asarray(y, np.float32)
         if self.mode == 'binary':
             return (y > 0.5).astype(np.float32)
-        offset, span = self._map()
+        offset, span, _, _ = self._map
         if self.mode != 'mean_std':
             y = (y + np.float32(1)) / np.float32(2)
         return y * span + offset
@@ -108,9 +110,13 @@ class Part:
                 return (self.statistics[low] + self.statistics[high]) / np.float32(2)
         return np.zeros(self.size, np.float32)
 
-    def _map(self) -> tuple[np.ndarray, np.ndarray]:
+    @cached_property
+    def _map(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """[size] each: offset, span, where there is none, and what divides (there 1)."""
         low, high = (self.statistics[name] for name in NEEDED[self.mode])
-        return low, high if self.mode == 'mean_std' else high - low
+        span = high if self.mode == 'mean_std' else high - low
+        flat = span == 0
+        return low, span, flat, np.where(flat, np.float32(1), span)
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ class Vector:
                 f'parts to those of the training data'
             )
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The robot's numbers."""
         return sum(part.size for part in self.parts)
@@ -153,24 +159,41 @@ class Vector:
         return tuple(found)
 
     def normalize(self, x: np.ndarray) -> np.ndarray:
-        """[size] of the robot to the network's [width] float32."""
-        values, start = np.zeros(self.width, np.float32), 0
-        for part, piece in zip(self.parts, self._pieces(x), strict=True):
-            values[start : start + part.width] = part.normalize(piece)
-            start += part.width
+        """[..., size] of the robot to the network's [..., width] float32."""
+        if x.shape[-1] != self.size:
+            raise ValueError(f'{self.kind}: expected {self.size} numbers, found {x.shape[-1]}')
+        values = np.zeros((*x.shape[:-1], self.width), np.float32)
+        for part, own, place in self._runs:
+            values[..., place] = part.normalize(x[..., own])
         return values
 
     def restore(self, y: np.ndarray) -> np.ndarray:
         """[..., >= size] of the network to [..., size] float32 of the robot."""
-        pieces = self._pieces(y[..., : self.size])
-        return np.concatenate(
-            [part.restore(piece) for part, piece in zip(self.parts, pieces, strict=True)], axis=-1
-        )
+        return np.concatenate([part.restore(y[..., own]) for part, own, _ in self._runs], axis=-1)
 
     def middle(self) -> np.ndarray:
         """[size] a value in the middle of the data."""
         return np.concatenate([part.middle() for part in self.parts])
 
-    def _pieces(self, x: np.ndarray) -> list[np.ndarray]:
-        ends = np.cumsum([part.size for part in self.parts])
-        return np.split(x, ends[:-1], axis=-1)
+    @cached_property
+    def _runs(self) -> tuple[tuple[Part, slice, slice], ...]:
+        """Neighbours of one mode as one part, and its numbers: the robot's, the network's."""
+        runs, size, width = [], 0, 0
+        for _, parts in groupby(self.parts, lambda part: part.mode):
+            for part in _joined(tuple(parts)):
+                own, place = slice(size, size + part.size), slice(width, width + part.width)
+                runs.append((part, own, place))
+                size, width = own.stop, place.stop
+        return tuple(runs)
+
+
+def _joined(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Parts of one mode as one: each number is normalised by its own statistics alone."""
+    mode = parts[0].mode
+    if len(parts) == 1 or mode == 'sin_cos':  # all sines of a part stand before its cosines
+        return parts
+    statistics = {
+        name: np.concatenate([part.statistics[name] for part in parts]) for name in NEEDED[mode]
+    }
+    size = sum(part.size for part in parts)
+    return (Part(', '.join(part.key for part in parts), mode, size, statistics=statistics),)

@@ -8,8 +8,9 @@ may say otherwise. Knows what each means; knows nothing of ROS.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from quantvla_ros.errors import CheckpointError, ObservationError
+from quantvla_ros.models.arrays import as_tensor, kept_rows
 from quantvla_ros.models.data_config import FILE, DataConfig, VectorPart
 from quantvla_ros.models.fitting import Fit
 from quantvla_ros.models.groot_images import (
@@ -200,13 +202,13 @@ class GrootProcessor:
                 f'state: expected {self.state.size} numbers, found shape {state.shape}; '
                 f'the contract\'s joints and state parts must be those of the training data'
             )
-        ids = torch.tensor([self.tokens(observation.instruction)])
+        ids = self._ids(observation.instruction)
         return GrootInputs(
-            torch.empty(0, 3, self.image, self.image, device=device),
-            ids.to(device),
-            torch.ones_like(ids, dtype=torch.bool, device=device),
-            torch.from_numpy(self.state.normalize(state))[None, None].to(device),
-            torch.tensor([self.embodiment_id], device=device),
+            as_tensor(np.zeros((0, 3, self.image, self.image), np.float32), device),
+            as_tensor(ids, device),
+            as_tensor(np.ones(ids.shape, np.bool_), device),
+            as_tensor(self.state.normalize(state).reshape(1, 1, -1), device),
+            as_tensor(np.array([self.embodiment_id], np.int64), device),
         )
 
     def with_pictures(self, inputs: GrootInputs, pictures: Tensor) -> GrootInputs:
@@ -233,6 +235,11 @@ class GrootProcessor:
             )
         return self.tokenizer.encode(self.prompt.text(instruction))
 
+    @cached_property
+    def _ids(self) -> Callable[[str], np.ndarray]:
+        """Command to `tokens`, [1, T]."""
+        return kept_rows(self.tokens)
+
     def picture(self, picture: np.ndarray) -> Tensor:
         """[H, W, 3] uint8 to [3, image, image] float32 in [-1, 1]."""
         if self.resize == 'lerobot':
@@ -245,11 +252,11 @@ class GrootProcessor:
 
     def actions(self, raw: Tensor, state: np.ndarray) -> np.ndarray:
         """[1, chunk, >= action_size] network output to [chunk, action_size] in robot units."""
-        return self.action.restore(raw[0].float().cpu().numpy())
+        return self.action.restore(raw.float().cpu().numpy()[0])
 
     def normalized(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
         """[chunk, action_size] in robot units to [chunk, action_size] as the network gives them."""
-        return np.stack([self.action.normalize(row)[: self.action_size] for row in actions])
+        return self.action.normalize(actions)[:, : self.action_size]
 
 
 _SAY = f'describe the data in {FILE} (docs/checkpoints.md), config/data holds some to copy'

@@ -8,7 +8,7 @@ knows nothing of robots or ROS. What neither records is a switch of the data con
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from quantvla_ros.errors import CheckpointError, ObservationError
+from quantvla_ros.models.arrays import as_tensor, id_row
 from quantvla_ros.models.data_config import FILE as DATA_CONFIG
 from quantvla_ros.models.data_config import DataConfig
 from quantvla_ros.models.features import camera_slots, with_names
@@ -201,12 +202,13 @@ class PI05Processor:
         self, observation: Observation, device: torch.device | str = 'cpu'
     ) -> ModelInputs:
         """As `inputs`, but for the pictures, which are left out."""
-        tokens = torch.tensor([self.tokens(observation)], device=device)
-        return ModelInputs([], [], tokens, torch.ones_like(tokens, dtype=torch.bool))
+        ids = id_row(self.tokens(observation))
+        mask = np.ones(ids.shape, np.bool_)
+        return ModelInputs([], [], as_tensor(ids, device), as_tensor(mask, device))
 
     def with_pictures(self, inputs: ModelInputs, pictures: Tensor) -> ModelInputs:
         """Inputs without pictures, and [views, 3, image, image] pictures, as `inputs` has them."""
-        return _with(inputs, list(pictures.split(1)))
+        return _with(inputs, list(pictures.unsqueeze(1).unbind()))
 
     def picture_fit(self, height: int, width: int) -> Fit:
         """How `inputs` fits pictures of one size."""
@@ -243,8 +245,8 @@ class PI05Processor:
 
     def actions(self, raw: Tensor, state: np.ndarray) -> np.ndarray:
         """[1, chunk, >= D] network output to [chunk, D] float32 in the robot's units."""
-        restored = self.action.restore(raw[0, :, : self.action.size].float().cpu().numpy())
-        return add_state(restored, state, self.relative)
+        numbers = raw.float().cpu().numpy()[0, :, : self.action.size]
+        return add_state(self.action.restore(numbers), state, self.relative)
 
     def normalized(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
         """[chunk, D] in the robot's units to [chunk, D] float32 as the network gives them."""
@@ -254,7 +256,8 @@ class PI05Processor:
 
 def _with(inputs: ModelInputs, images: list[Tensor]) -> ModelInputs:
     present = inputs.token_mask.new_ones(1)
-    return replace(inputs, images=images, image_masks=[present] * len(images))
+    masks = [present] * len(images)
+    return ModelInputs(images, masks, inputs.tokens, inputs.token_mask)
 
 
 def _lerobot(

@@ -8,6 +8,7 @@ Knows vectors and names; knows nothing of files. The rules are those of lerobot
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def add_state(
     if relative is None:
         return actions
     offset = np.zeros(actions.shape[1], np.float32)
-    where = np.flatnonzero(relative)
+    where = _places(tuple(relative))
     offset[where] = np.asarray(state, np.float32)[where]
     return actions + offset
 
@@ -38,6 +39,11 @@ def without_state(
 ) -> np.ndarray:
     """The inverse of `add_state`, for whatever state the actions shall start from now."""
     return add_state(actions, -np.asarray(state, np.float32), relative)
+
+
+@lru_cache(maxsize=8)
+def _places(relative: tuple[bool, ...]) -> np.ndarray:
+    return np.flatnonzero(relative)
 
 
 def by_names(

@@ -7,8 +7,9 @@ robots or ROS.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantvla_ros.errors import CheckpointError, ObservationError
+from quantvla_ros.models.arrays import as_tensor, kept_rows
 from quantvla_ros.models.data_config import DataConfig
 from quantvla_ros.models.features import camera_slots, with_names
 from quantvla_ros.models.fitting import Fit
@@ -159,13 +161,19 @@ class SmolVLAProcessor:
         self, observation: Observation, device: torch.device | str = 'cpu'
     ) -> SmolVLAInputs:
         """As `inputs`, but for the pictures, which are left out."""
-        tokens = torch.tensor([self.tokens(observation.instruction)], device=device)
-        mask = torch.ones_like(tokens, dtype=torch.bool)
-        return SmolVLAInputs([], [], tokens, mask, self.state(observation.state).to(device))
+        ids = self._ids(observation.instruction)
+        mask = np.ones(ids.shape, np.bool_)
+        return SmolVLAInputs(
+            [],
+            [],
+            as_tensor(ids, device),
+            as_tensor(mask, device),
+            self.state(observation.state, device),
+        )
 
     def with_pictures(self, inputs: SmolVLAInputs, pictures: Tensor) -> SmolVLAInputs:
         """Inputs without pictures, and [views, 3, image, image] pictures, as `inputs` has them."""
-        return _with(inputs, list(pictures.split(1)))
+        return _with(inputs, list(pictures.unsqueeze(1).unbind()))
 
     def picture_fit(self, height: int, width: int) -> Fit:
         """How `inputs` fits pictures of one size: `fit`, written out."""
@@ -189,15 +197,21 @@ class SmolVLAProcessor:
             )
         return ids
 
-    def state(self, state: np.ndarray) -> Tensor:
+    @cached_property
+    def _ids(self) -> Callable[[str], np.ndarray]:
+        """Command to `tokens`, [1, T]."""
+        return kept_rows(self.tokens)
+
+    def state(self, state: np.ndarray, device: torch.device | str = 'cpu') -> Tensor:
         """[D] state in the robot's units to [1, state_dim] as the network takes it."""
         if np.shape(state) != (self.state_size,):
             raise ObservationError(
                 f'state: expected {self.state_size} numbers, found shape {np.shape(state)}; '
                 f'the contract\'s joints and state parts must be those of the training data'
             )
-        normalized = torch.from_numpy(self.steps.state.normalize(state)).float()
-        return F.pad(normalized, (0, self.sizes.state_dim - self.state_size))[None]
+        padded = np.zeros((1, self.sizes.state_dim), np.float32)
+        padded[0, : self.state_size] = self.steps.state.normalize(state)
+        return as_tensor(padded, device)
 
     def example_state(self) -> np.ndarray:
         """[D] a state in the middle of the data."""
@@ -205,7 +219,7 @@ class SmolVLAProcessor:
 
     def actions(self, raw: Tensor, state: np.ndarray) -> np.ndarray:
         """[1, chunk, >= D] network output to [chunk, D] float32 in the robot's units."""
-        return self.steps.actions(raw[0].float().cpu().numpy(), state)
+        return self.steps.actions(raw.float().cpu().numpy()[0], state)
 
     def normalized(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
         """[chunk, D] in the robot's units to [chunk, D] float32 as the network gives them."""
@@ -214,7 +228,8 @@ class SmolVLAProcessor:
 
 def _with(inputs: SmolVLAInputs, images: list[Tensor]) -> SmolVLAInputs:
     present = inputs.token_mask.new_ones(1)
-    return replace(inputs, images=images, image_masks=[present] * len(images))
+    masks = [present] * len(images)
+    return SmolVLAInputs(images, masks, inputs.tokens, inputs.token_mask, inputs.state)
 
 
 def prompt(instruction: str) -> str:

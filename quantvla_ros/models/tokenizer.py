@@ -26,6 +26,8 @@ SMOLVLM_FILES = ('tokenizer.json',)
 QWEN_FILES = ('tokenizer.json', 'vocab.json')
 STATE_BINS = 256
 
+_EDGES = np.linspace(-1, 1, STATE_BINS + 1)[:-1]
+
 # Texts whose ids are kept: a command stays for many inferences, and GR00T's prompt is 500 tokens.
 _KEPT = 64
 _VOCABULARY, _MERGES = 'vocab.json', 'merges.txt'
@@ -338,6 +340,5 @@ def pi05_prompt(task: str, state: np.ndarray | None) -> str:
     text = task.strip().replace('_', ' ').replace('\n', ' ')
     if state is None:
         return text + '\n'
-    edges = np.linspace(-1, 1, STATE_BINS + 1)[:-1]
-    bins = np.digitize(state, edges) - 1
-    return f'Task: {text}, State: {" ".join(str(b) for b in bins)};\nAction: '
+    bins = _EDGES.searchsorted(state, 'right') - 1
+    return f'Task: {text}, State: {" ".join(map(str, bins.tolist()))};\nAction: '
