@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fused products on NVIDIA GPUs: the launches, with the signatures of `fused_reference`.
 
-Knows sizes, tiles and GPUs; knows nothing of models or recipes. The kernels are in `triton_gemm`,
-imported at the first launch, so that this module loads where triton is not; what they read is in
-`triton_gemm_operands`. With TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly: for tests.
+Knows sizes, tiles and GPUs; knows nothing of models or recipes. The kernels are in `triton_gemm`
+and `triton_gemm_reduce`, imported at the first launch, so that this module loads where triton is
+not; what they read is in `triton_gemm_operands`. With TRITON_INTERPRET=1 the kernels run on CPU
+tensors, slowly: for tests.
 
 A product with integer weights takes rows in integers, and packed weights come as `halves` orders
 them: `fused` sees to both, and to what no one kernel does (outputs that are turned, weights that
@@ -238,7 +239,7 @@ def _launch(
 
     With `left` [split, M, N] the sums are left there instead, with the tile that is given.
     """
-    from quantvla_ros.kernels import triton_gemm
+    from quantvla_ros.kernels import triton_gemm, triton_gemm_reduce
 
     values, row_scale = operand(x, weight)
     rows, outputs, columns = values.shape[0], weight.outputs, weight.columns
@@ -314,7 +315,7 @@ def _launch(
             height, width = _REDUCED
             width = 2 * head or width
             tiles = -(-rows // height) * -(-outputs // width)
-            triton_gemm.reduce_kernel[(tiles,)](
+            triton_gemm_reduce.reduce_kernel[(tiles,)](
                 sums,
                 *after,
                 y,
