@@ -51,7 +51,7 @@ STAGES = ('calibrate', 'open', 'closed')
 
 def calibrate(work: Work) -> int:
     """Make the artifacts that are not there yet; how many."""
-    from quantvla_ros.observation.bags import bag_hash
+    from quantvla_ros.observation.bag_files import bag_hash
 
     args = work.args
     bags = sorted(bag_hash(bag) for bag in args.bag)
@@ -100,7 +100,7 @@ def _all(one: Any, items: Sequence[Any], jobs: int, what: str) -> None:
 
 def open_loop(work: Work) -> int:
     """Compare the chunks of artifacts that have not been, a recipe's four at a time; how many."""
-    from quantvla_ros.observation.bags import bag_hash
+    from quantvla_ros.observation.bag_files import bag_hash
 
     args = work.args
     settings = {

@@ -19,6 +19,7 @@ from quantvla_ros.kernels import (
     triton_attention,
     triton_gemm,
     triton_gemm_launch,
+    triton_gemm_reduce,
     triton_int8,
     triton_norms,
     triton_rows,
@@ -29,7 +30,7 @@ GPU = torch.device('meta')
 PROCESSORS, SHARED = 132, 227 * 1024
 KERNELS = (
     (triton_gemm, 'gemm_kernel'),
-    (triton_gemm, 'reduce_kernel'),
+    (triton_gemm_reduce, 'reduce_kernel'),
     (triton_norms, 'norm_kernel'),
     (triton_norms, 'norm_blocks_kernel'),
     (triton_attention, 'attention_kernel'),

@@ -12,7 +12,8 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from quantvla_ros.errors import BagError
-from quantvla_ros.observation.bags import Bag, Undecodable, bag_hash
+from quantvla_ros.observation.bag_files import bag_hash
+from quantvla_ros.observation.bags import Bag, Undecodable
 
 STORE = get_typestore(Stores.ROS2_HUMBLE)
 STRING, IMAGE = 'std_msgs/msg/String', 'sensor_msgs/msg/CompressedImage'

@@ -53,7 +53,12 @@ def vector(size):
 @pytest.fixture
 def on(monkeypatch):
     """Makes the launchers choose for a GPU; gives the launches of what is called then."""
-    from quantvla_ros.kernels import triton_attention, triton_gemm, triton_norms
+    from quantvla_ros.kernels import (
+        triton_attention,
+        triton_gemm,
+        triton_gemm_reduce,
+        triton_norms,
+    )
 
     def choose(capability):
         numbers = (PROCESSORS[capability], SHARED[capability])
@@ -65,7 +70,7 @@ def on(monkeypatch):
         triton_attention._tile_on.cache_clear()
         recorders = [
             (triton_gemm, 'gemm_kernel', {'PTX': True, 'WIDEN': False}),
-            (triton_gemm, 'reduce_kernel', {}),
+            (triton_gemm_reduce, 'reduce_kernel', {}),
             (triton_norms, 'norm_kernel', {'PTX': True}),
             (triton_norms, 'norm_blocks_kernel', {}),
             (triton_attention, 'attention_kernel', {'UPCAST': False}),

@@ -71,7 +71,8 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     """
     from quantvla_ros.cli.frames import READING
     from quantvla_ros.contract.load import load_contract
-    from quantvla_ros.observation.bags import Bag, bag_hash
+    from quantvla_ros.observation.bag_files import bag_hash
+    from quantvla_ros.observation.bags import Bag
 
     contract = load_contract(args.contract)
     paths = policy_paths(args)

@@ -9,7 +9,7 @@ from pathlib import Path
 from quantvla_ros.cli.progress import ProgressLine
 from quantvla_ros.contract.types import Contract
 from quantvla_ros.errors import BagError
-from quantvla_ros.observation.bags import bag_hash
+from quantvla_ros.observation.bag_files import bag_hash
 from quantvla_ros.observation.replay import Frame, Replay, replay
 from quantvla_ros.quantization.coverage import Loss, Readings
 

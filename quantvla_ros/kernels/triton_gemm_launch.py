@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fused products on NVIDIA GPUs: the launches, with the signatures of `fused_reference`.
 
-Knows tensors, sizes and GPUs; knows nothing of models or recipes. The kernels are in `triton_gemm`,
-imported at the first launch, so that this module loads where triton is not. With TRITON_INTERPRET=1
-the kernels run on CPU tensors, slowly: for tests.
+Knows sizes, tiles and GPUs; knows nothing of models or recipes. The kernels are in `triton_gemm`
+and `triton_gemm_reduce`, imported at the first launch, so that this module loads where triton is
+not; what they read is in `triton_gemm_operands`. With TRITON_INTERPRET=1 the kernels run on CPU
+tensors, slowly: for tests.
 
 A product with integer weights takes rows in integers, and packed weights come as `halves` orders
 them: `fused` sees to both, and to what no one kernel does (outputs that are turned, weights that
@@ -13,7 +14,7 @@ cannot be one matrix).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import triton_int8
-from quantvla_ros.kernels.fused_types import FloatWeight, Int8Weight, Norm, Quantized
+from quantvla_ros.kernels.fused_types import FloatWeight, Norm, Quantized
 from quantvla_ros.kernels.gemm_tiles import (
     FEW_ROWS,
     GemmTile,
@@ -33,32 +34,20 @@ from quantvla_ros.kernels.gemm_tiles import (
 from quantvla_ros.kernels.gpu import gpu_of, launch_options
 from quantvla_ros.kernels.halves import HalvedWeight
 from quantvla_ros.kernels.tile_table import best_tile
+from quantvla_ros.kernels.triton_gemm_operands import (
+    Epilogue,
+    MatrixWeight,
+    descriptor_of_rows,
+    descriptors,
+    operand,
+    product_of,
+    result,
+    row_count,
+)
 
 ACTIVATIONS = ('gelu_tanh', 'silu', 'relu')
 _LATE = 48  # tiles of outputs whose short programs come last (see `triton_places._tails_last`)
 _REDUCED = (8, 128)  # rows and outputs of a tile of the reduction
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-
-MatrixWeight = FloatWeight | Int8Weight | HalvedWeight
-
-
-@dataclass(frozen=True)
-class _Epilogue:
-    """What follows a product; the defaults: nothing."""
-
-    kind: str = 'linear'
-    pair: int = 0
-    activation: str | None = None
-    residual: Tensor | None = None
-    gate: Tensor | None = None
-    rotary: tuple[Tensor, Tensor] | None = None
-    heads: int = 0
-    kv_heads: int = 0
-    norms: tuple[Tensor, Tensor] | None = None
-    keys: Tensor | None = None
-    values: Tensor | None = None
-    first: int | Tensor = 0
-    eps: float = 0.0
 
 
 def linear(
@@ -75,9 +64,9 @@ def linear(
     if gate is not None and residual is None:
         raise BackendError('linear: expected a residual with the gate, found none')
     _check_activation(activation)
-    rows, outputs = _rows(x), weight.outputs
+    rows, outputs = row_count(x), weight.outputs
     dtype = x.dtype if residual is None else residual.dtype
-    y = _output(out, (rows, outputs), dtype, x)
+    y = result(out, (rows, outputs), dtype, x)
     if residual is not None and (residual.shape != y.shape or not residual.is_contiguous()):
         raise BackendError(
             f'residual: expected contiguous {list(y.shape)}, found {list(residual.shape)}'
@@ -86,7 +75,7 @@ def linear(
         raise BackendError(f'gate: expected [{outputs}], found {list(gate.shape)}')
     if tile is None and residual is None and _by_library(x, weight, y, activation):
         return y
-    return _launch(x, weight, y, _Epilogue('linear', 0, activation, residual, gate), tile)
+    return _launch(x, weight, y, Epilogue('linear', 0, activation, residual, gate), tile)
 
 
 def linear_norm(
@@ -106,11 +95,11 @@ def linear_norm(
     from quantvla_ros.kernels import triton_norms
 
     outputs = weight.outputs
-    product = replace(product_of(x, weight), joined=_rows(x) <= FEW_ROWS)
+    product = replace(product_of(x, weight), joined=row_count(x) <= FEW_ROWS)
     if not product.joined or not triton_norms.joins(outputs, norm.rows):
         y = linear(x, weight, residual=residual, gate=gate, out=out, tile=tile)
         return y, triton_norms.normed(y, norm)
-    y = _output(out, (_rows(x), outputs), residual.dtype, x)
+    y = result(out, (row_count(x), outputs), residual.dtype, x)
     if residual.shape != y.shape or not residual.is_contiguous():
         raise BackendError(
             f'residual: expected contiguous {list(y.shape)}, found {list(residual.shape)}'
@@ -119,7 +108,7 @@ def linear_norm(
     integer = not isinstance(weight, FloatWeight)
     dtype = torch.int32 if integer else torch.float32
     sums = torch.empty((tile.split, *y.shape), dtype=dtype, device=y.device)
-    _launch(x, weight, y, _Epilogue(), tile, sums)
+    _launch(x, weight, y, Epilogue(), tile, sums)
     left = triton_norms.Unfinished(
         sums=sums,
         row_scale=x.scale if isinstance(x, Quantized) else None,
@@ -147,8 +136,8 @@ def gated_linear(
         raise BackendError(
             f'gated_linear: expected as many rows of up as of gate, found {outputs}'
         )
-    y = _output(out, (_rows(x), outputs // 2), x.dtype, x)
-    return _launch(x, weight, y, _Epilogue('gated', 1, activation), tile)
+    y = result(out, (row_count(x), outputs // 2), x.dtype, x)
+    return _launch(x, weight, y, Epilogue('gated', 1, activation), tile)
 
 
 def attention_inputs(
@@ -171,7 +160,7 @@ def attention_inputs(
 
     `first` may be an int32 [] or [1] on the device: then nothing says that the rows fit.
     """
-    rows, outputs = _rows(x), (heads + 2 * kv_heads) * head_dim
+    rows, outputs = row_count(x), (heads + 2 * kv_heads) * head_dim
     if head_dim % 2 or weight.outputs != outputs:
         raise BackendError(
             f'attention_inputs: expected {heads} + 2 x {kv_heads} heads of an even size '
@@ -196,9 +185,9 @@ def attention_inputs(
                     f'rotary: expected float32 [{rows}, {head_dim // 2}], found {table.dtype} '
                     f'{list(table.shape)}'
                 )
-    y = _output(None, (rows, heads * head_dim), x.dtype, x)
+    y = result(None, (rows, heads * head_dim), x.dtype, x)
     norms = None if q_norm is None or k_norm is None else (q_norm, k_norm)
-    epilogue = _Epilogue(
+    epilogue = Epilogue(
         kind='attention',
         pair=head_dim // 2,
         rotary=rotary,
@@ -211,23 +200,6 @@ def attention_inputs(
         eps=eps,
     )
     return _launch(x, weight, y, epilogue, tile).view(rows, heads, head_dim)
-
-
-def product_of(
-    x: Tensor | Quantized, weight: MatrixWeight, *, pair: int = 0, head: int = 0
-) -> Product:
-    """What the choice of a tile depends on."""
-    kind = {Int8Weight: 'int8', HalvedWeight: 'int4'}.get(type(weight))
-    return Product(
-        kind=kind or str(x.dtype).removeprefix('torch.'),
-        rows=_rows(x),
-        outputs=weight.outputs,
-        columns=weight.columns,
-        pairs=pair > 0,
-        head=head,
-        group=weight.group if isinstance(weight, HalvedWeight) else 0,
-        heads=pair > 1,
-    )
 
 
 def _by_library(
@@ -259,7 +231,7 @@ def _launch(
     x: Tensor | Quantized,
     weight: MatrixWeight,
     y: Tensor,
-    epilogue: _Epilogue,
+    epilogue: Epilogue,
     tile: GemmTile | None,
     left: Tensor | None = None,
 ) -> Tensor:
@@ -267,9 +239,9 @@ def _launch(
 
     With `left` [split, M, N] the sums are left there instead, with the tile that is given.
     """
-    from quantvla_ros.kernels import triton_gemm
+    from quantvla_ros.kernels import triton_gemm, triton_gemm_reduce
 
-    values, row_scale = _operand(x, weight)
+    values, row_scale = operand(x, weight)
     rows, outputs, columns = values.shape[0], weight.outputs, weight.columns
     if rows == 0 or outputs == 0:
         return y
@@ -286,53 +258,27 @@ def _launch(
         tile = _tile(product, y.device, tile)
     if tile.bulk and epilogue.pair > 1 and epilogue.pair % (tile.outputs // 2):
         tile = replace(tile, bulk=False)  # a tile of several heads: its rows are not one block
-    group = product.group
     group_scale = weight.group_scale if isinstance(weight, HalvedWeight) else None
     kind = 'float' if isinstance(weight, FloatWeight) else product.kind
     sums = y if left is None else left
     if tile.split > 1 and left is None:
         dtype = torch.float32 if kind == 'float' else torch.int32
         sums = torch.empty((tile.split, rows, outputs), dtype=dtype, device=y.device)
-    norms = epilogue.norms or (None, None)
-    rotary = epilogue.rotary or (None, None)
-    on_device = isinstance(epilogue.first, Tensor)
-    tensors = [
-        row_scale,
-        None if isinstance(weight, FloatWeight) else weight.scale,
-        weight.bias,
-        epilogue.residual,
-        epilogue.gate,
-        *rotary,
-        *norms,
-        epilogue.keys,
-        epilogue.values,
-        epilogue.first if isinstance(epilogue.first, Tensor) else None,
-    ]
-    # An absent one is never read; the kernel only wants something in its place.
-    after = [y if t is None else t.contiguous() for t in tensors]
-    sizes = (0 if on_device else epilogue.first, epilogue.eps)
+    after = epilogue.tensors(weight, row_scale, y)
+    sizes = (0 if isinstance(epilogue.first, Tensor) else epilogue.first, epilogue.eps)
     options: dict[str, Any] = {
         'KIND': kind,
-        'EPILOGUE': epilogue.kind,
-        'PAIR': epilogue.pair,
-        'GROUP': group,
+        'GROUP': product.group,
         'HAS_BIAS': weight.bias is not None,
-        'ACTIVATION': epilogue.activation,
-        'HAS_RESIDUAL': epilogue.residual is not None,
-        'HAS_GATE': epilogue.gate is not None,
-        'HEADS': epilogue.heads,
-        'KV_HEADS': epilogue.kv_heads,
-        'ROTARY': epilogue.rotary is not None,
-        'NORMED': epilogue.norms is not None,
-        'START_ON_DEVICE': on_device,
         'SPLIT': tile.split,
+        **epilogue.settings(),
         **launch_options(y.device, rows),
     }
     operands, tail = (values, matrix), None
     if tile.bulk:
-        operands = _descriptors(values, matrix, tile, epilogue.pair)
+        operands = descriptors(values, matrix, tile, epilogue.pair)
         if tile.has_tail(rows):
-            tail = _descriptor_of_rows(values, tile.rows // 2, tile.columns)
+            tail = descriptor_of_rows(values, tile.rows // 2, tile.columns)
     with triton_int8._on(y.device):
         grid = (-(-rows // tile.rows) * -(-outputs // tile.outputs), tile.split)
         triton_gemm.gemm_kernel[grid](
@@ -369,7 +315,7 @@ def _launch(
             height, width = _REDUCED
             width = 2 * head or width
             tiles = -(-rows // height) * -(-outputs // width)
-            triton_gemm.reduce_kernel[(tiles,)](
+            triton_gemm_reduce.reduce_kernel[(tiles,)](
                 sums,
                 *after,
                 y,
@@ -382,75 +328,6 @@ def _launch(
                 **options,
             )
     return y
-
-
-def _descriptors(x: Tensor, matrix: Tensor, tile: GemmTile, pair: int) -> tuple[Any, Any]:
-    """What `triton_products._bulk_products` loads tiles of rows and of weights through."""
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
-    columns, outputs = x.shape[1], matrix.shape[0]
-    rows_of_x = _descriptor_of_rows(x, tile.rows, tile.columns)
-    if pair == 0:
-        block = [tile.outputs, tile.columns]
-        return rows_of_x, TensorDescriptor(matrix, [outputs, columns], [columns, 1], block)
-    # Of the rows that make an output the first lie side by side, or with a second after each.
-    firsts, step = (outputs // 2, 2) if pair == 1 else (outputs - pair, 1)
-    return rows_of_x, TensorDescriptor(
-        matrix,
-        [2, firsts, columns],
-        [pair * columns, step * columns, 1],
-        [2, tile.outputs // 2, tile.columns],
-    )
-
-
-def _descriptor_of_rows(x: Tensor, height: int, width: int) -> Any:
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
-    return TensorDescriptor(x, list(x.shape), [x.shape[1], 1], [height, width])
-
-
-def _operand(x: Tensor | Quantized, weight: MatrixWeight) -> tuple[Tensor, Tensor | None]:
-    """The left side of the product as the kernel reads it, and the scales of its rows."""
-    if isinstance(weight, FloatWeight):
-        if isinstance(x, Quantized):
-            raise BackendError('x: expected a tensor before a weight in floating point')
-        if x.dtype not in _FLOATS or weight.weight.dtype != x.dtype:
-            raise BackendError(
-                f'x: expected the dtype of the weight, {weight.weight.dtype}, found {x.dtype}'
-            )
-        values, scale = x.contiguous(), None
-    elif isinstance(x, Quantized):
-        if not isinstance(weight, (Int8Weight, HalvedWeight)) or weight.turn is not None:
-            raise BackendError(
-                'weight: expected one matrix as `fused.prepared` gives it, without a turn, found '
-                f'{type(weight).__name__}'
-            )
-        values, scale = x.values.contiguous(), x.scale
-    else:
-        raise BackendError('x: expected rows in integers before a weight in integers')
-    if values.dim() != 2 or values.shape[1] != weight.columns:
-        raise BackendError(
-            f'x: expected [M, {weight.columns}], found {list(values.shape)}'
-        )
-    return values, scale
-
-
-def _rows(x: Tensor | Quantized) -> int:
-    return (x.values if isinstance(x, Quantized) else x).shape[0]
-
-
-def _device(x: Tensor | Quantized) -> torch.device:
-    return (x.values if isinstance(x, Quantized) else x).device
-
-
-def _output(
-    out: Tensor | None, shape: tuple[int, int], dtype: torch.dtype, x: Tensor | Quantized
-) -> Tensor:
-    if out is None:
-        return torch.empty(shape, dtype=dtype, device=_device(x))
-    if out.shape != shape or not out.is_contiguous():
-        raise BackendError(f'out: expected contiguous {list(shape)}, found {list(out.shape)}')
-    return out
 
 
 def _check_activation(name: str | None) -> None:

@@ -1,17 +1,20 @@
 # Copyright 2026 quantvla_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Decides what the policy node does: when to infer, what to send, when to hold and when to go on.
+"""Decides what the policy node does: when to infer, what to send, and what is a reason to hold.
 
 Time comes from a clock it is given and commands go out through a `Sink`, so that a test drives all
 of it with simulated time and no ROS. Three threads meet here: the executor's (`watch`,
 transitions), the one that infers (`plan`, `deliver`) and the one that stops the process; one lock
 orders them, and what is sent is sent under it, so that after a hold no older chunk can follow.
+
+Knows inputs, inferences, and who may command; knows nothing of how the arm comes to hold and goes
+on again (see `transitions`).
 """
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,29 +28,18 @@ from quantvla_ros.control.schedule import Schedule
 from quantvla_ros.control.smoothing import State as CommandState
 from quantvla_ros.nodes.braking import Brakes
 from quantvla_ros.nodes.decisions import Sent, Sink, Work
-from quantvla_ros.nodes.sight import Sight, kind_of, oldest
+from quantvla_ros.nodes.sight import Sight, oldest
 from quantvla_ros.nodes.states import Cause, Counts, State, Status
+from quantvla_ros.nodes.transitions import Transitions, Tuning
 from quantvla_ros.observation.buffer import ObservationBuffer
 from quantvla_ros.observation.types import Refusal
 
 # ns by which the clock must go back to count as a jump: a bag starts again, a simulator is reset.
 _JUMP = 1_000_000_000
-# After these the inputs must have been healthy for a while.
-_RECOVERED_FROM = (
-    Cause.INPUTS, Cause.RECOVERING, Cause.WATCHDOG, Cause.CLOCK_JUMP, Cause.REFUSED
-)
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """Times of the node, s. See `nodes.parameters` for ranges."""
-
-    hold_time: float
-    recovery_time: float
 
 
 class Supervisor:
-    """State machine between the inputs, the policy and the arm.
+    """Stands between the inputs, the policy and the arm.
 
     Args:
         contract: what the robot offers; its action space is one that `check_supported` passed.
@@ -77,14 +69,10 @@ class Supervisor:
         self._schedule = schedule
         self._sink = sink
         self._clock = clock
-        self.tuning = tuning
         self._lock = threading.RLock()
-        self._status = Status(State.INACTIVE, Cause.NOT_ACTIVE)
-        self._generation = 0
         self._sequence = 0
         self._handover = Handover(contract, schedule)
         self._permission = Permission(contract.safety, others)
-        self._healthy_since: int | None = None
         self._last_now = 0
         self._obstacle: tuple[str, str] | None = None
         self._deaf = False
@@ -92,13 +80,25 @@ class Supervisor:
         self._begun: int | None = None  # ns; when the inference under way was planned
         self.counts = Counts()
         self._brakes = Brakes(contract.freshness, joints, self._handover, sink, self.counts)
+        self._transitions = Transitions(
+            joints, schedule, self._handover, self._brakes, sink, lambda: self._clock(), tuning
+        )
         self._sight = Sight(contract, buffer, lambda: self._clock())
 
     @property
     def status(self) -> Status:
         """What the node does now, and why."""
         with self._lock:
-            return self._status
+            return self._transitions.status
+
+    @property
+    def tuning(self) -> Tuning:
+        """Times; others may be set."""
+        return self._transitions.tuning
+
+    @tuning.setter
+    def tuning(self, tuning: Tuning) -> None:
+        self._transitions.tuning = tuning
 
     @property
     def observation_age(self) -> float:
@@ -108,68 +108,62 @@ class Supervisor:
     def activate(self) -> None:
         """Start to plan as soon as the inputs are fresh."""
         with self._lock:
-            self._schedule.reset()
             self._sequence = 0
-            self._handover.forget()
-            self._brakes.forget()
-            self._healthy_since = None
             self._last_now = self._clock()
-            self._change(State.WAITING, Cause.FIRST_INPUTS)
+            self._transitions.begin()
 
     def stop(self, cause: Cause, state: State = State.INACTIVE) -> None:
         """Hold for good: after this nothing is sent until the next `activate`."""
         with self._lock:
-            self._generation += 1
-            if self._handover.motion is not None or self._brakes.owed:
-                self._brakes.hold(self._clock(), self.tuning.hold_time)
-                self._handover.forget()
-            self._schedule.stopped()
-            self._change(state, cause)
+            self._transitions.stop(cause, state)
 
     def watch(self) -> None:
         """Look after the inputs and the running chunk, also while an inference is under way."""
         with self._lock:
-            if not self._active and self._status.state is not State.PAUSED:
+            if not self._transitions.active and self.status.state is not State.PAUSED:
                 return
             now = self._clock()
             if now < self._last_now - _JUMP:
-                self._clock_jumped(now, f'back by {(self._last_now - now) * 1e-9:.1f} s')
+                self._clock_jumped(f'back by {(self._last_now - now) * 1e-9:.1f} s')
             self._last_now = now
             if not self._permitted(now):
                 return
-            if self._status.state is State.PAUSED:
-                self._go_on(now)
-            if self._brakes.due(now) and self._joints.latest is not None:
-                self._brakes.hold(now, self.tuning.hold_time)
-            if self._obstructed(now):
+            if self.status.state is State.PAUSED:
+                self._transitions.begin(looked=now)
+            self._transitions.hold_owed(now)
+            if self._transitions.obstructed(self._obstacle, now):
                 return
             refusal = self._sight.check(now)
             if refusal is not None:
-                self._refused(refusal, now)
+                self._transitions.refused(refusal, now)
                 return
-            ended = self._status.state is State.RUNNING and not self._schedule.running(now)
+            ended = self.status.state is State.RUNNING and not self._schedule.running(now)
             self.counts.ended += ended
-            if ended or self._status.cause is Cause.CHUNK_ENDED:
+            if ended or self.status.cause is Cause.CHUNK_ENDED:
                 # One that has not come back yet is in no percentile.
                 flight = 0.0 if self._begun is None else (now - self._begun) * 1e-9
                 longest = max(self._schedule.latencies.percentile(90.0), flight)
-                self._change(State.HOLDING, Cause.CHUNK_ENDED, f'inference takes {longest:.3f} s')
+                self._transitions.change(
+                    State.HOLDING, Cause.CHUNK_ENDED, f'inference takes {longest:.3f} s'
+                )
 
     def plan(self) -> Work | None:
         """An inference to do now, or None."""
         with self._lock:
             now = self._clock()
             camera = self._sight.newest_camera()
-            if not self._active or camera is None or not self._schedule.due(now, camera):
+            if camera is None or not self._transitions.active:
                 return None
-            if not self._permitted(now) or self._obstructed(now):
+            if not self._schedule.due(now, camera):
+                return None
+            if not self._permitted(now) or self._transitions.obstructed(self._obstacle, now):
                 return None
             observed, now = self._sight.observe(now)
             if isinstance(observed, Refusal):
                 self.counts.refused += 1
-                self._refused(observed, now)
+                self._transitions.refused(observed, now)
                 return None
-            if not self._healthy(now):
+            if not self._transitions.healthy(now):
                 return None
             camera = self._sight.pictures(observed)
             if not self._schedule.due(now, camera):
@@ -178,7 +172,8 @@ class Supervisor:
             self._begun = now
             self._age = (now - oldest(observed)) * 1e-9
             guidance = self._handover.guidance(observed.stamp, self._sight.joints(observed), now)
-            work = Work(observed, self._sequence, self._age, now, self._generation, guidance)
+            generation = self._transitions.generation
+            work = Work(observed, self._sequence, self._age, now, generation, guidance)
             self._sequence += 1
             return work
 
@@ -196,7 +191,7 @@ class Supervisor:
             self._schedule.latencies.add(inference_time)
             now = self._clock()
             # In this order: what is void says nothing of who may command.
-            if not self._active or work.generation != self._generation or not self._permitted(now):
+            if not self._in_force(work) or not self._permitted(now):
                 self.counts.superseded += 1
                 return
             measured = self._joints.latest
@@ -216,17 +211,17 @@ class Supervisor:
                 joined.chunk, joined.motion.points, work, inference_time, joined.consumed,
                 joined.begin,
             ))
-            if work.generation == self._generation:  # or it was refused at once
-                self._change(State.RUNNING, Cause.PUBLISHING)
+            if work.generation == self._transitions.generation:  # or it was refused at once
+                self._transitions.change(State.RUNNING, Cause.PUBLISHING)
 
     def failed(self, work: Work, message: str) -> None:
         """The policy raised: hold until a person deactivates the node."""
         with self._lock:
             self._begun = None
-            if not self._active or work.generation != self._generation:
+            if not self._in_force(work):
                 return
             self.stop(Cause.INFERENCE_FAILED, State.FAULT)
-            self._change(State.FAULT, Cause.INFERENCE_FAILED, message)
+            self._transitions.change(State.FAULT, Cause.INFERENCE_FAILED, message)
 
     def commanded(self, instant: int) -> CommandState | None:
         """Where the arm is told to be at `instant` ns; None where nothing has been commanded."""
@@ -247,9 +242,7 @@ class Supervisor:
         with self._lock:
             before, self._obstacle = self._obstacle, None if sentence is None else (sentence, kind)
             if self._deaf and not deaf:
-                # It did what it had heard last: held, and taken up again, is where it is measured.
-                self._brakes.owe()
-                self._handover.forget()
+                self._transitions.heard_again()
             self._deaf = deaf
             if self._obstacle is not None and before is None:
                 self.watch()  # before a chunk can come in between
@@ -260,9 +253,9 @@ class Supervisor:
         A step back is noticed by `watch` itself.
         """
         with self._lock:
-            if self._active or self._status.state is State.PAUSED:
+            if self._transitions.active or self.status.state is State.PAUSED:
                 self._last_now = self._clock()
-                self._clock_jumped(self._last_now, f'forward by {seconds:.1f} s')
+                self._clock_jumped(f'forward by {seconds:.1f} s')
 
     def emergency(self, pressed: bool) -> None:
         """What the emergency stop says: pressed holds the arm at once, and latches."""
@@ -277,7 +270,7 @@ class Supervisor:
             What would get wider, one line each; empty where the limits were taken.
         """
         with self._lock:
-            active = self._status.state is not State.INACTIVE
+            active = self.status.state is not State.INACTIVE
             lines = wider(self._contract.limits, limits) if active else []
             if not lines:
                 self._contract = replace(self._contract, limits=dict(limits))
@@ -296,17 +289,9 @@ class Supervisor:
         stopped by its controller. So the hold starts from what is measured.
         """
         with self._lock:
-            if not self._active or self._handover.motion is None:
+            if not self._transitions.active or self._handover.motion is None:
                 return
-            now = self._clock()
-            self._generation += 1
-            self._schedule.stopped()
-            # A hold that was itself refused is not sent again at once.
-            wait = self.tuning.hold_time if self._status.state is State.HOLDING else 0.0
-            self._brakes.owe(now + round(wait * 1e9))
-            self._handover.forget()
-            self._healthy_since = None
-            self._change(State.HOLDING, Cause.REFUSED, sentence)
+            self._transitions.not_followed(sentence, self._clock())
 
     def accepted(self) -> None:
         """The controller took a command."""
@@ -323,117 +308,29 @@ class Supervisor:
         """Open the latch; the reason where it cannot be opened."""
         with self._lock:
             reason = self._permission.latch.reset()
-            if reason is None and self._status.cause is Cause.LATCHED:
-                self._go_on(self._clock())
+            if reason is None and self.status.cause is Cause.LATCHED:
+                self._transitions.begin(looked=self._clock())
             return reason
 
-    @property
-    def _active(self) -> bool:
-        return self._status.state in (State.WAITING, State.RUNNING, State.HOLDING)
+    def _in_force(self, work: Work) -> bool:
+        """Whether nothing has made it void since it was planned."""
+        return self._transitions.active and work.generation == self._transitions.generation
 
     def _permitted(self, now: int) -> bool:
         """Whether the policy may command; where not, what it commanded is ended."""
         denied = self._permission.judge(now)
-        if denied is None:
-            return True
-        self._generation += 1
-        if denied.mute:
-            # The controller follows another already; a hold would end that motion.
-            self._handover.forget()
-            self._brakes.forget()
-        else:
-            if self._brakes.owed:  # the last chance: nothing is sent from now on
-                self._brakes.hold(now, self.tuning.hold_time)
-            self._brakes.hold_if_moving(now, self.tuning.hold_time)
-            self._handover.broken_off()
-        self._schedule.stopped()
-        state, cause = (
-            (State.FAULT, Cause.LATCHED) if denied.latched else (State.PAUSED, Cause.PAUSED)
-        )
-        self._change(state, cause, denied.sentence, denied.kind)
-        return False
-
-    def _obstructed(self, now: int) -> bool:
-        """Whether a watchdog forbids motion; what was commanded is ended then."""
-        waiting = self._status.state is State.WAITING
-        if self._obstacle is None:
-            if waiting and self._status.cause is Cause.WATCHDOG:
-                self._change(State.WAITING, Cause.FIRST_INPUTS)
-            return False
-        self._healthy_since = None
-        if not waiting:
-            self._generation += 1
-            self._brakes.hold_if_moving(now, self.tuning.hold_time)
-            self._schedule.stopped()
-        state = State.WAITING if waiting else State.HOLDING
-        self._change(state, Cause.WATCHDOG, *self._obstacle)
-        return True
-
-    def _go_on(self, now: int) -> None:
-        """Begin anew: from where the arm is measured, with pictures that are made from now on."""
-        self._handover.forget()
-        self._schedule.reset()
-        self._schedule.looked(now)
-        self._brakes.forget()
-        self._healthy_since = None
-        self._change(State.WAITING, Cause.FIRST_INPUTS)
+        if denied is not None:
+            self._transitions.denied(denied, now)
+        return denied is None
 
     def _drop(self, verdict: Verdict, now: int) -> None:
         assert verdict.reason is not None
         self.counts.dropped[verdict.reason] += 1
         self._permission.latch.dropped(verdict.reason, verdict.sentence)
-        self._brakes.hold_if_moving(now, self.tuning.hold_time)
-        self._handover.broken_off()
-        self._schedule.put_off(now)
-        self._change(
-            State.HOLDING, Cause.CHUNK_DROPPED, verdict.sentence,
-            f'{verdict.reason.name} {verdict.joint}',
-        )
+        self._transitions.dropped(verdict, now)
         self._permitted(now)  # or that was one too many
 
-    def _refused(self, refusal: Refusal, now: int) -> None:
-        self._healthy_since = None
-        if self._status.state is State.WAITING:
-            self._change(State.WAITING, Cause.FIRST_INPUTS, str(refusal), kind_of(refusal))
-            return
-        self._generation += 1  # what is being inferred rests on inputs that have ended
-        self._brakes.hold_if_moving(now, self.tuning.hold_time)
-        self._schedule.stopped()
-        self._change(State.HOLDING, Cause.INPUTS, str(refusal), kind_of(refusal))
-
-    def _healthy(self, now: int) -> bool:
-        """Whether the inputs, of which an observation was made, have been fit for long enough."""
-        if self._status.cause not in _RECOVERED_FROM:
-            return True
-        if self._brakes.owed:
-            return False
-        if self._healthy_since is None:
-            self._healthy_since = now
-            self._change(State.HOLDING, Cause.RECOVERING)
-        if (now - self._healthy_since) * 1e-9 < self.tuning.recovery_time:
-            return False
-        # A controller that was away has not heard all that it was told, and an arm that was started
-        # again follows none of it: go on from where the arm is measured.
-        measured = self._joints.latest
-        if measured is not None and self._handover.stands_elsewhere(measured, now):
-            self._handover.forget()
-        return True
-
-    def _clock_jumped(self, now: int, how: str) -> None:
-        self._generation += 1
+    def _clock_jumped(self, how: str) -> None:
         self._begun = None  # in another time
-        self._schedule.reset()
         self._permission.forget()
-        self._joints.clear()
-        self._healthy_since = None
-        # The controller's trajectory has times of the old clock: it is replaced by a hold as soon
-        # as the joints have been measured on the new one.
-        self._brakes.owe()
-        self._handover.forget()
-        if self._status.state is not State.WAITING:
-            self._change(State.HOLDING, Cause.CLOCK_JUMP, how)
-
-    def _change(self, state: State, cause: Cause, detail: str = '', kind: str = '') -> None:
-        before, self._status = self._status, Status(state, cause, detail, kind)
-        if self._status != before:
-            self._sink.changed(self._status)
+        self._transitions.clock_jumped(how)
