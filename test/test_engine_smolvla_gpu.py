@@ -54,6 +54,7 @@ def test_in_bfloat16_the_engine_is_as_close_to_float32_as_the_network(kind):
         exact = expected(network(kind), *given)[0]
         ours.append(relative(run(forward, given).cpu(), exact))
         theirs.append(relative(expected(narrow, *given)[0], exact))
+    # By chance either is closer, by a quarter in one of them: of the means that is 3 %.
     assert statistics.mean(ours) < 1.2 * statistics.mean(theirs)
 
 

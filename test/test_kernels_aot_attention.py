@@ -58,7 +58,8 @@ def launched(monkeypatch, shape, tile):
         monkeypatch.setattr(triton_attention, name, recorders[-1])
 
     def rows(count, heads):
-        return torch.empty(shape.segments * count, heads, shape.size, dtype=getattr(torch, shape.kind))
+        sizes = (shape.segments * count, heads, shape.size)
+        return torch.empty(sizes, dtype=getattr(torch, shape.kind))
 
     options = {'segment': shape.queries}
     if shape.segments == 1:
