@@ -30,7 +30,8 @@ def test_in_bfloat16_the_engine_is_as_close_to_float32_as_the_network(kind, reci
         exact = samples.expected(network, *given)[0]
         ours.append(relative(run(forward, given), exact))
         theirs.append(relative(samples.expected(narrow, *given)[0], exact))
-    assert 0 < statistics.mean(ours) < 1.1 * statistics.mean(theirs)
+    # Which of them is closer is chance; a rounding error twice as large is not.
+    assert 0 < statistics.mean(ours) < 1.25 * statistics.mean(theirs)
 
 
 @pytest.mark.parametrize('recipe', ['w8a8', 'w4a8', 'paper-w4a8', 'everything'])

@@ -58,7 +58,8 @@ def launched(monkeypatch, shape, tile):
         monkeypatch.setattr(triton_attention, name, recorders[-1])
 
     def rows(count, heads):
-        return torch.empty(shape.segments * count, heads, shape.size, dtype=torch.bfloat16)
+        sizes = (shape.segments * count, heads, shape.size)
+        return torch.empty(sizes, dtype=getattr(torch, shape.kind))
 
     options = {'segment': shape.queries}
     if shape.segments == 1:
@@ -95,6 +96,22 @@ def test_what_is_tried_compiles_and_fits(monkeypatch, capability, name):
         assert ('cp.async.bulk.tensor' in compiled.asm['ptx']) == tile.described, tile
         for one in join:
             check(one, capability)
+
+
+# Three products of TF32 keep more of what they multiply in the shared memory than one does.
+@pytest.mark.parametrize(
+    ('capability', 'name'),
+    [(chip, name) for chip in sorted(SHARED) for name in ATTENTIONS]
+    if EVERYTHING else
+    [(90, 'smolvla attention vision'), (90, 'gr00t_n1_5 attention backbone')],
+)  # fmt: skip
+def test_what_is_chosen_for_float32_fits(monkeypatch, capability, name):
+    shape = replace(ATTENTIONS[name], kind='float32')
+    tile = tried(shape, capability)[0]
+    launch, *_ = launched(monkeypatch, shape, tile)
+    said = tile.shared(sum(head_parts(shape.size)), 4)
+    compiled = launch.compiled_for(capability)
+    assert compiled.metadata.shared <= said <= SHARED[capability], tile
 
 
 @pytest.mark.parametrize('capability', sorted(SHARED))

@@ -382,6 +382,19 @@ def test_a_norm_compiles(on, capability, width, rows, precision, instruction, mo
         check(launch, capability, instruction)
 
 
+@pytest.mark.parametrize('width', [1, 2])
+def test_a_norm_of_the_shortest_rows_compiles(on, width):
+    """A row of one number has no second that it could be rounded together with."""
+    from quantvla_ros.kernels import triton_norms
+
+    launches = on(90)
+    triton_norms.rms_norm(empty(1, width), vector(width), eps=1e-6)
+    (launch,) = launches()
+    assert launch.arguments['PTX'] and launch.arguments['BLOCK'] == width
+    compiled = check(launch, 90)
+    assert ('cvt.rn.bf16x2.f32' in compiled.asm['ttir']) == (width > 1)
+
+
 def test_programs_of_long_rows_lie_beside_each_other(on):
     """Where four of them fit on a multiprocessor, 816 rows take two turns of an H100."""
     from quantvla_ros.kernels import triton_norms

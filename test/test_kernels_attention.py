@@ -27,7 +27,7 @@ import sys
 import torch
 from quantvla_ros.errors import BackendError
 from quantvla_ros.kernels import fused_reference, triton_attention
-from quantvla_ros.kernels.attention_tiles import AttentionTile
+from quantvla_ros.kernels.attention_tiles import Attention, AttentionTile, fitted
 
 seed = torch.seed() % 2**31
 print('seed', seed)
@@ -67,6 +67,10 @@ for number, (rows, total, heads, kv_heads, size) in enumerate(shapes):
         q, k, v = inputs(rows, total, heads, kv_heads, size, dtype)
         check(q, k, v, scale=size**-0.5)
         tile = AttentionTile((16, 32, 64)[number % 3], (32, 16)[number % 2], 1, 4, 2)
+        if sys.argv[1] == 'cuda':  # as deep as this GPU can have it; None: the chosen one
+            kind = str(dtype).removeprefix('torch.')
+            shape = Attention(kind, rows, total, heads, kv_heads, size)
+            tile = fitted(tile, shape, shared=triton_attention._gpu(q.device)[1])
         check(q, k, v, tile, scale=size**-0.5, causal=True)
         check(q, k, v, tile, scale=size**-0.5, own=min(rows, total))
 # pictures of several cameras

@@ -89,7 +89,9 @@ class AttentionTile:
 
     def shared(self, width: int, element: int) -> int:
         """The most bytes of shared memory, with heads of `width` columns of `element` bytes."""
-        pipeline = (self.rows + 2 * self.stages * self.keys) * width * element
+        # Wgmma takes the queries from there, and of float32 two parts, for three products of TF32.
+        queries = self.rows * (2 if element == 4 else 1)
+        pipeline = (queries + 2 * self.stages * self.keys) * width * element
         # Sums that are left to be joined are turned on their way out.
         return max(pipeline, 4 * self.rows * width if self.splits > 1 else 0) + _BARRIERS
 

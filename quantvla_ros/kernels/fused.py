@@ -84,7 +84,11 @@ def linear(
     gate: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """As `fused_reference.linear`."""
+    """As `fused_reference.linear`.
+
+    Rounded once, at the end; but where cuBLAS has it (16 bits on a GPU, many rows, a bias and no
+    residual) GELU may be of a product that is rounded too, as in the network.
+    """
     module = _module('linear', x)
     options: dict[str, Any] = {'activation': activation, 'residual': residual, 'gate': gate}
     if module is fused_reference:

@@ -207,6 +207,9 @@ def _by_library(
 ) -> bool:
     """Have cuBLAS write y, where it has all of the product and is faster: rows are many.
 
+    Its GELU may be of a product that is already rounded to 16 bits, or take tanh less exactly, as
+    in the network itself: beside the last rounding y has an error as of one before GELU.
+
     Returns:
         Whether it did.
     """

@@ -90,7 +90,8 @@ def _turned(y, rotation, PRECISION: tl.constexpr):
 @triton.jit
 def _rounded(y, kind: tl.constexpr, PTX: tl.constexpr):
     """Float32 rounded to `kind`."""
-    if PTX and kind == tl.bfloat16:  # two at a time: one alone is a conversion of a quarter rate
+    # Two at a time: one alone is a conversion of a quarter rate, and all that a row of one has.
+    if PTX and kind == tl.bfloat16 and y.numel > 1:
         return tl.inline_asm_elementwise(
             'cvt.rn.bf16x2.f32 $0, $2, $1;',
             constraints='=r,r,r',
