@@ -38,6 +38,8 @@ _COMMAND = QoSProfile(
 )
 _DISCOVERY = 3.0  # s for other processes to be seen, on a busy machine too
 _POLL = 0.05  # s between two looks at the stop signal while waiting
+_AGAIN = 1.0  # s without an answer after which a command is given again
+_HEARD = 30.0  # s for a command to be answered; a stalled machine may need some of them
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Operator:
         self.watched: list[Callable[[], None]] = []
         self.node = Node('operator')
         self._events: queue.Queue[Event] = queue.Queue()
+        self._answered = threading.Event()  # the newest command, by the simulated arm
         self.status: PolicyStatus | None = None
         self.chunks: list[tuple[int, ActionChunk]] = []
         self._instruction = self.node.create_publisher(String, 'instruction', _COMMAND)
@@ -133,10 +136,30 @@ class Operator:
                 )
 
     def command(self, instruction: str) -> None:
-        """Say what to do. Events of earlier commands are forgotten."""
+        """Say what to do, until the simulated arm answers. Events of earlier commands are forgotten.
+
+        Who is known to listen may not hear yet: discovery is over on one side before it is on the
+        other. A policy that hears the same command again goes on with it.
+
+        Raises:
+            QuantVLAError: there is no answer in time.
+            Interrupted: the user asked to stop.
+        """
         while not self._events.empty():
             self._events.get_nowait()
-        self._instruction.publish(String(data=instruction))
+        self._answered.clear()
+        deadline = time.monotonic() + _HEARD
+        while not self._answered.is_set():
+            if time.monotonic() > deadline:
+                raise QuantVLAError(
+                    f'{instruction!r}: expected the simulated arm to take the command, found no '
+                    f'answer in {_HEARD:.0f} s; does it run, in this ROS domain?'
+                )
+            self._instruction.publish(String(data=instruction))
+            again = time.monotonic() + _AGAIN
+            while not self._answered.is_set() and time.monotonic() < again:
+                self._check()
+                self._answered.wait(_POLL)
 
     def wait_for(self, name: str, timeout: float) -> Event | None:
         """The next event of that name, None where it does not come in time.
@@ -200,6 +223,8 @@ class Operator:
     def _on_event(self, message: DiagnosticStatus) -> None:
         values = {pair.key: pair.value for pair in message.values}
         self._events.put(Event(message.name, message.message, float(values['time (s)'])))
+        if message.name in ('commanded', 'unknown'):
+            self._answered.set()
 
     def _on_status(self, message: PolicyStatus) -> None:
         self.status = message

@@ -34,6 +34,7 @@ from quantvla_ros.nodes.output_ticker import Ticker
 
 JOINT_JOG, TWIST = 0, 1  # moveit_msgs/srv/ServoCommandType
 _AFTER = 200_000_000  # ns; a motion's end is told for this long, then nothing is sent
+_LATE = 2_000_000_000  # ns; until then it is told once, where a busy machine missed that time
 _REMEMBERED = 256  # commands; more than are ever under way
 _AGAIN = 50  # ticks between two requests for the type of command
 
@@ -85,6 +86,7 @@ class ServoOutput:
         self._said = ''  # by Servo
         self._lock = threading.Lock()
         self._points: Trajectory | None = None
+        self._told: Trajectory | None = None  # the motion whose end was told
         self._ticker = Ticker(self._tick, output.rate, 'servo', self._crashed)
 
     def send(self, points: Trajectory) -> None:
@@ -141,7 +143,7 @@ class ServoOutput:
         if not self._ready() or points is None:
             return
         now = self._node.get_clock().now().nanoseconds
-        if now > points.end + _AFTER:
+        if now > points.end + (_AFTER if self._told is points else _LATE):
             with self._lock:
                 if self._points is points:
                     self._points = None
@@ -150,6 +152,8 @@ class ServoOutput:
         self._stamps.append((message.header.stamp.sec, message.header.stamp.nanosec))
         self._publisher.publish(message)
         self._published += 1
+        if now >= points.end:
+            self._told = points
 
     def _command(self, points: Trajectory, now: int) -> Any:
         message = self._message()

@@ -183,12 +183,16 @@ class World:
         return self.call(GetState, 'policy/get_state', GetState.Request()).current_state.label
 
     def command(self, text: str) -> None:
-        """Say it once the node can hear it."""
+        """Say it until the node has heard it: discovery may be over on one side only."""
         self.until(
             lambda: self.node.count_subscribers('instruction') > 0, 'a listener of instructions'
         )
-        self.instruction.publish(String(data=text))
-        self.until(lambda: self.status.instruction == text, f'the command {text!r}')
+        for _ in range(round(PATIENCE)):
+            self.instruction.publish(String(data=text))
+            with self._news:
+                if self._news.wait_for(lambda: self.status.instruction == text, 1.0):
+                    return
+        pytest.fail(f'the command {text!r}: in vain')
 
     def send_camera(self, width: int = 8, height: int = 8, encoding: str = 'rgb8') -> None:
         image = Image(width=width, height=height, encoding=encoding, step=width * 3)

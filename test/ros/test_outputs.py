@@ -8,6 +8,7 @@ built from test/ros/interfaces.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -382,7 +383,7 @@ def test_joint_speeds_are_streamed_with_fresh_stamps_and_end_with_rest(bench):
     bench.output(ARM, '{kind: servo_joint_jog, servo: servo_node, rate: 100.0}')
     bench.start()
     bench.until(lambda: bench.accepted and bench.commands.controllers(), 'Servo')
-    points = bench.motion(('b', 'a'), seconds=0.6)
+    points = bench.motion(('b', 'a'), seconds=2.0)
     bench.send(points)
     bench.until(
         lambda: any(max(m.velocities) > 0.0 for m in heard) and max(heard[-1].velocities) == 0.0,
@@ -395,6 +396,21 @@ def test_joint_speeds_are_streamed_with_fresh_stamps_and_end_with_rest(bench):
     # The last cubic comes to rest from 0.1 rad/s, over a way that takes it up to 4/3 of that.
     assert 0.0999 < max(max(m.velocities) for m in heard) < 0.1334
     assert heard[0].header.frame_id == 'base_link'
+
+
+def test_the_end_of_a_motion_is_told_once_where_the_machine_missed_it(bench):
+    servo(bench)
+    heard = bench.heard(JointJog, 'servo_node/delta_joint_cmds')
+    bench.output(ARM, '{kind: servo_joint_jog, servo: servo_node, rate: 100.0}')
+    bench.start()
+    bench.until(lambda: bench.accepted and bench.commands.controllers(), 'Servo')
+    points = bench.motion(('a', 'b'))
+    bench.send(replace(points, stamp=points.stamp - round(1.5e9)))  # over half a second ago
+    bench.until(lambda: heard, 'rest')
+    points = bench.motion(('a', 'b'), seconds=30.0)
+    bench.send(replace(points, stamp=points.stamp - round(0.1e9)))  # it is moving by now
+    bench.until(lambda: max(heard[-1].velocities) > 0.0, 'the next motion')
+    assert [list(m.velocities) for m in heard if max(m.velocities) == 0.0] == [[0.0, 0.0]]
 
 
 def test_joint_speeds_bring_an_arm_back_to_its_plan(bench):
