@@ -114,6 +114,7 @@ class World:
         self.camera_on = self.joints_on = False
         self.camera_delay = 0.0  # s that pictures are old when they are sent
         self.camera_frozen = False  # the same picture again and again
+        self.camera_encoding = 'rgb8'
         self._shade = 0
         self.position = dict.fromkeys(JOINTS, 0.1)
         node = self.node
@@ -194,10 +195,10 @@ class World:
                     return
         pytest.fail(f'the command {text!r}: in vain')
 
-    def send_camera(self, width: int = 8, height: int = 8, encoding: str = 'rgb8') -> None:
-        image = Image(width=width, height=height, encoding=encoding, step=width * 3)
+    def send_camera(self) -> None:
+        image = Image(width=8, height=8, encoding=self.camera_encoding, step=8 * 3)
         self._shade = (self._shade + (not self.camera_frozen)) % 256
-        image.data = array('B', bytes([self._shade]) * (width * height * 3))
+        image.data = array('B', bytes([self._shade]) * (8 * 8 * 3))
         image.header.stamp = time_message(self.now() - round(self.camera_delay * 1e9))
         self._camera.publish(image)
 

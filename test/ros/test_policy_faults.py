@@ -55,8 +55,7 @@ def test_pictures_that_are_old_when_they_arrive_are_told_from_a_dead_camera(worl
 
 
 def test_an_image_that_cannot_be_decoded_holds_with_the_reason(world, active):
-    world.camera_on = False
-    world.send_camera(encoding='16UC1')
+    world.camera_encoding = '16UC1'
     world.until_state(PolicyStatus.HOLDING, '16UC1')
 
 
