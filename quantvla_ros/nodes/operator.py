@@ -136,7 +136,7 @@ class Operator:
                 )
 
     def command(self, instruction: str) -> None:
-        """Say what to do, until the simulated arm answers. Events of earlier commands are forgotten.
+        """Say what to do, until the simulated arm answers; earlier events are forgotten.
 
         Who is known to listen may not hear yet: discovery is over on one side before it is on the
         other. A policy that hears the same command again goes on with it.
