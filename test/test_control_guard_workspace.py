@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_control_supervisor import CONTRACT, MS, Bench
 
-from quantvla_ros.contract.load import TWIST_AXES
 from quantvla_ros.contract.types import (
+    TWIST_AXES,
     ActionKind,
     ActionPart,
     ActionSpace,

@@ -11,48 +11,39 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from quantvla_ros.contract.action import read_action, read_limits
 from quantvla_ros.contract.instruction import clean_instruction
-from quantvla_ros.contract.output import read_output, read_safety, read_workspace
+from quantvla_ros.contract.output import read_output, read_safety
 from quantvla_ros.contract.types import (
     COMPRESSED_IMAGE,
     IMAGE,
     JOINT_STATE,
-    JOINT_TRAJECTORY,
+    JOINT_STREAM,
+    LANGUAGE_STREAM,
     STRING,
-    ActionKind,
-    ActionPart,
-    ActionSpace,
     Camera,
     Contract,
     Freshness,
-    JointLimit,
     JointStates,
     Language,
     Output,
     Safety,
     StatePart,
 )
-from quantvla_ros.contract.yaml_reader import Place, suggest
+from quantvla_ros.contract.yaml_reader import Place
 from quantvla_ros.errors import ContractError, ObservationError
 
 VERSION = 1  # of the file's layout
-TWIST_AXES = ('vx', 'vy', 'vz', 'wx', 'wy', 'wz')
-TWIST_UNIT = 'm/s, rad/s'
-JOINT_UNITS = ('rad', 'm')
-JOINT_STREAM = 'joint_states'
-LANGUAGE_STREAM = 'language'
 
 _TOKEN = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
 _TYPE = re.compile(r'[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*')
 _FIELD = re.compile(r'[a-z][a-z0-9_]*(\.([a-z][a-z0-9_]*|\d+))*')
-_DEGREES = 'contracts are in SI units (REP-103); let the driver convert'
 
 
 def load_contract(path: str | Path) -> Contract:
@@ -102,8 +93,8 @@ def parse_contract(text: str, source: str = '<memory>') -> Contract:
     streams = {camera.name for camera in cameras} | {JOINT_STREAM, LANGUAGE_STREAM}
     state = _state(fields['state'], topics, streams) if 'state' in fields else ()
     language = _language(fields['language'], topics)
-    limits = _limits(fields['limits'], joint_states.joints)
-    action = _action(fields['action'], topics, joint_states.joints, limits)
+    limits = read_limits(fields['limits'], joint_states.joints)
+    action = read_action(fields['action'], topics.take, joint_states.joints, limits)
     output, safety = Output(), Safety()
     if 'output' in fields:
         output = read_output(fields['output'], topics.take, action, limits)
@@ -212,7 +203,7 @@ def _cameras(place: Place, topics: _Topics) -> tuple[Camera, ...]:
 
 def _joint_states(place: Place, topics: _Topics) -> JointStates:
     fields = place.fields(('topic', 'joints'))
-    joints = _names(fields['joints'], 'a joint name')
+    joints = fields['joints'].names('a joint name')
     return JointStates(topics.take(fields['topic'], JOINT_STATE), joints)
 
 
@@ -225,7 +216,7 @@ def _state(place: Place, topics: _Topics, streams: set[str]) -> tuple[StatePart,
         _stream_name(fields['name'], name, taken)
         taken.add(name)
         message_type = fields['type'].checked(_type_fault, 'a message type (package/msg/Name)')
-        paths = _names(fields['fields'], 'a field')
+        paths = fields['fields'].names('a field')
         for field in fields['fields'].sequence():
             if not _FIELD.fullmatch(field.text()):
                 field.fail(
@@ -258,160 +249,6 @@ def _language(place: Place, topics: _Topics) -> Language:
                 f'a command of 1 to {longest} characters', str(error).split(', found ')[-1]
             )
     return Language(topics.take(fields['topic'], STRING), default, longest)
-
-
-def _limits(place: Place, joints: tuple[str, ...]) -> dict[str, JointLimit]:
-    limits = {}
-    for joint, entry in place.items().items():
-        if joint not in joints and joint not in TWIST_AXES:
-            entry.fail(
-                'a joint of joint_states.joints', repr(joint),
-                suggest(joint, joints) or f'known joints: {", ".join(joints)}',
-            )
-        limits[joint] = _limit(entry, joint)
-    return limits
-
-
-def _limit(place: Place, joint: str) -> JointLimit:
-    optional = ('acceleration', 'jerk', 'unit')
-    axis = joint in TWIST_AXES
-    continuous = not axis and 'continuous' in place.items()
-    if axis:
-        fields = place.fields(('velocity',), ('acceleration', 'jerk'))
-    elif continuous:
-        fields = place.fields(('velocity', 'continuous'), optional)
-        if not fields['continuous'].boolean():
-            fields['continuous'].fail(
-                'true', 'false', 'remove it and give lower and upper'
-            )
-    else:
-        fields = place.fields(('lower', 'upper', 'velocity'), (*optional, 'continuous'))
-    lower, upper = -math.inf, math.inf
-    if 'lower' in fields:
-        lower = fields['lower'].number('the lowest position')
-        upper = fields['upper'].number('the highest position')
-        if lower >= upper:
-            fields['upper'].fail(
-                f'more than lower ({lower:g})', f'{upper:g}', 'exchange or correct them'
-            )
-    unit = 'm' if joint in TWIST_AXES[:3] else 'rad'
-    if 'unit' in fields:
-        unit = fields['unit'].choice(JOINT_UNITS, _DEGREES)
-    if continuous and unit != 'rad':
-        fields['unit'].fail('rad, since the joint is continuous', repr(unit))
-    further = {
-        name: fields[name].between(0.0, largest, f'{unit}/s^{power}')
-        for name, largest, power in (('acceleration', 1e5, 2), ('jerk', 1e7, 3))
-        if name in fields
-    }
-    velocity = fields['velocity'].between(0.0, 1000.0, f'{unit}/s')
-    return JointLimit(lower, upper, velocity, unit, continuous=continuous, **further)
-
-
-def _action(
-    place: Place, topics: _Topics, joints: tuple[str, ...], limits: dict[str, JointLimit]
-) -> ActionSpace:
-    fields = place.fields(
-        ('topic', 'frame_id', 'start_tolerance', 'parts'), ('recorded_topic', 'workspace')
-    )
-    parts: list[ActionPart] = []
-    taken: dict[str, str] = {}
-    for entry in fields['parts'].sequence():
-        part = _part(entry, joints, limits)
-        for name in part.names:
-            if name in taken:
-                entry.fail(
-                    'each joint or axis in one part', f'{name!r}, which {taken[name]} has too',
-                    'remove it from one of them',
-                )
-            taken[name] = entry.path
-        parts.append(part)
-    if not parts:
-        fields['parts'].fail('at least one part', 'an empty list', 'say what the policy commands')
-    recorded = None
-    if 'recorded_topic' in fields and not fields['recorded_topic'].is_null:
-        recorded = topics.take(fields['recorded_topic'], JOINT_STATE)
-    workspace = None
-    if 'workspace' in fields:
-        workspace = read_workspace(fields['workspace'], topics.take)
-        if not any(part.kind is ActionKind.TWIST for part in parts):
-            fields['workspace'].fail(
-                'a box only where a part is a twist', 'joint-space parts',
-                'remove it; the limits of the joints hold there',
-            )
-    return ActionSpace(
-        parts=tuple(parts),
-        topic=topics.take(fields['topic'], JOINT_TRAJECTORY),
-        frame_id=fields['frame_id'].text('the name of a frame'),
-        start_tolerance=fields['start_tolerance'].between(0.0, 10.0, 'rad or m'),
-        recorded_topic=recorded,
-        workspace=workspace,
-    )
-
-
-def _part(place: Place, joints: tuple[str, ...], limits: dict[str, JointLimit]) -> ActionPart:
-    kind = place.items()['kind'].member(ActionKind) if 'kind' in place.items() else None
-    if kind is ActionKind.TWIST:
-        fields = place.fields(('kind',), ('names', 'unit'))
-        if 'names' in fields and _names(fields['names'], 'an axis') != TWIST_AXES:
-            fields['names'].fail(f'the axes {", ".join(TWIST_AXES)} in this order', 'others')
-        if 'unit' in fields:
-            fields['unit'].choice((TWIST_UNIT,), _DEGREES)
-        return ActionPart(kind, TWIST_AXES, TWIST_UNIT)
-    if kind is ActionKind.GRIPPER:
-        fields = place.fields(('kind', 'names', 'unit', 'model_range', 'joint_range'))
-    else:
-        fields = place.fields(('kind', 'names', 'unit'))
-        kind = fields['kind'].member(ActionKind)
-    names = _names(fields['names'], 'a joint name')
-    unit = fields['unit'].choice(JOINT_UNITS, _DEGREES)
-    for name, entry in zip(names, fields['names'].sequence(), strict=True):
-        if name not in joints:
-            entry.fail(
-                'a joint of joint_states.joints', repr(name),
-                suggest(name, joints) or f'known joints: {", ".join(joints)}',
-            )
-        if name not in limits:
-            entry.fail('a joint with limits', repr(name), f'add limits.{name}')
-        if limits[name].unit != unit:
-            fields['unit'].fail(
-                f'the unit of limits.{name} ({limits[name].unit})', repr(unit),
-                'correct one of them; joints of another unit go into a part of their own',
-            )
-    if kind is not ActionKind.GRIPPER:
-        return ActionPart(kind, names, unit)
-    if len(names) != 1:
-        fields['names'].fail('one joint', f'{len(names)}', 'write one gripper part per joint')
-    joint_range = _range(fields['joint_range'])
-    limit = limits[names[0]]
-    for value, entry in zip(joint_range, fields['joint_range'].sequence(), strict=True):
-        if not limit.lower <= value <= limit.upper:
-            entry.fail(f'a position within limits.{names[0]} [{limit.lower:g}, {limit.upper:g}]')
-    return ActionPart(kind, names, unit, _range(fields['model_range']), joint_range)
-
-
-def _range(place: Place) -> tuple[float, float]:
-    """The two ends (closed, open) of a gripper's travel; closed may be the larger number."""
-    ends = place.sequence()
-    if len(ends) != 2:
-        place.fail('two numbers [closed, open]', f'{len(ends)} of them')
-    closed, opened = (end.number() for end in ends)
-    if closed == opened:
-        place.fail('two different numbers [closed, open]', f'{closed:g} twice')
-    return closed, opened
-
-
-def _names(place: Place, what: str) -> tuple[str, ...]:
-    """A list of different names, at least one."""
-    names: list[str] = []
-    for entry in place.sequence():
-        name = entry.text(what)
-        if name in names:
-            entry.fail('each name once', f'{name!r} a second time', 'remove one of them')
-        names.append(name)
-    if not names:
-        place.fail(f'at least one of {what}', 'an empty list')
-    return tuple(names)
 
 
 def _freshness(place: Place) -> Freshness:

@@ -19,6 +19,11 @@ BOOL = 'std_msgs/msg/Bool'
 POSE = 'geometry_msgs/msg/PoseStamped'
 NUMBERS = 'std_msgs/msg/Float64MultiArray'
 
+# Names of inputs that every contract has, and of a twist's numbers.
+JOINT_STREAM = 'joint_states'
+LANGUAGE_STREAM = 'language'
+TWIST_AXES = ('vx', 'vy', 'vz', 'wx', 'wy', 'wz')
+
 
 @dataclass(frozen=True)
 class Camera:

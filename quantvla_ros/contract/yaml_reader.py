@@ -144,6 +144,18 @@ class Place:
             for index, value in enumerate(self.node.value)
         ]
 
+    def names(self, what: str) -> tuple[str, ...]:
+        """A list of different names, at least one."""
+        names: list[str] = []
+        for entry in self.sequence():
+            name = entry.text(what)
+            if name in names:
+                entry.fail('each name once', f'{name!r} a second time', 'remove one of them')
+            names.append(name)
+        if not names:
+            self.fail(f'at least one of {what}', 'an empty list')
+        return tuple(names)
+
     def text(self, what: str = 'text') -> str:
         """Text that is not empty."""
         if self._tag != 'str':

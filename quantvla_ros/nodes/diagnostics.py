@@ -11,8 +11,7 @@ import os
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
-from quantvla_ros.contract.load import LANGUAGE_STREAM
-from quantvla_ros.contract.types import Contract
+from quantvla_ros.contract.types import LANGUAGE_STREAM, Contract
 from quantvla_ros.control.modes import Mode
 from quantvla_ros.control.schedule import Latencies, Schedule
 from quantvla_ros.control.watchdogs import Level, Reading

@@ -17,8 +17,14 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 
-from quantvla_ros.contract.load import JOINT_STREAM, LANGUAGE_STREAM
-from quantvla_ros.contract.types import IMAGE, JOINT_STATE, STRING, Contract
+from quantvla_ros.contract.types import (
+    IMAGE,
+    JOINT_STATE,
+    JOINT_STREAM,
+    LANGUAGE_STREAM,
+    STRING,
+    Contract,
+)
 from quantvla_ros.control.measured import MeasuredJoints
 from quantvla_ros.nodes.messages import message_class
 from quantvla_ros.observation.buffer import ObservationBuffer

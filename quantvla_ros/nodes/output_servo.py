@@ -21,8 +21,7 @@ from geometry_msgs.msg import TwistStamped
 from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
 
-from quantvla_ros.contract.load import TWIST_AXES
-from quantvla_ros.contract.types import ActionKind, Contract, OutputKind
+from quantvla_ros.contract.types import TWIST_AXES, ActionKind, Contract, OutputKind
 from quantvla_ros.control.limits import bounds
 from quantvla_ros.control.smoothing import state_of
 from quantvla_ros.control.streams import columns, speeds

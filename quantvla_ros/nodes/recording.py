@@ -24,8 +24,14 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from quantvla_ros.contract.load import JOINT_STREAM, LANGUAGE_STREAM
-from quantvla_ros.contract.types import JOINT_STATE, JOINT_TRAJECTORY, STRING, Contract
+from quantvla_ros.contract.types import (
+    JOINT_STATE,
+    JOINT_STREAM,
+    JOINT_TRAJECTORY,
+    LANGUAGE_STREAM,
+    STRING,
+    Contract,
+)
 from quantvla_ros.control.trajectory import Trajectory
 from quantvla_ros.errors import BagError
 from quantvla_ros.nodes.decisions import Sent, Sink, Work

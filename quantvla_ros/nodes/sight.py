@@ -10,8 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from quantvla_ros.contract.load import LANGUAGE_STREAM
-from quantvla_ros.contract.types import Contract
+from quantvla_ros.contract.types import LANGUAGE_STREAM, Contract
 from quantvla_ros.control.actions import twist_columns
 from quantvla_ros.observation.buffer import ObservationBuffer
 from quantvla_ros.observation.types import Observation, Reason, Refusal

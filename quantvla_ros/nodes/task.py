@@ -21,8 +21,7 @@ from std_srvs.srv import Trigger
 
 from quantvla_ros.action import RunPolicy
 from quantvla_ros.contract.instruction import clean_instruction
-from quantvla_ros.contract.load import LANGUAGE_STREAM
-from quantvla_ros.contract.types import Contract
+from quantvla_ros.contract.types import LANGUAGE_STREAM, Contract
 from quantvla_ros.control.schedule import Schedule
 from quantvla_ros.control.sharing import PauseReason
 from quantvla_ros.errors import ObservationError

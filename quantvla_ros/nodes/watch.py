@@ -16,8 +16,7 @@ from rclpy.duration import Infinite
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import LivelinessPolicy, QoSCompatibility, QoSProfile, qos_check_compatible
 
-from quantvla_ros.contract.load import LANGUAGE_STREAM
-from quantvla_ros.contract.types import Contract
+from quantvla_ros.contract.types import LANGUAGE_STREAM, Contract
 from quantvla_ros.control.watchdogs import (
     JUMP,
     Changes,

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from quantvla_ros.contract.instruction import clean_instruction
-from quantvla_ros.contract.load import JOINT_STREAM, LANGUAGE_STREAM
-from quantvla_ros.contract.types import Contract
+from quantvla_ros.contract.types import JOINT_STREAM, LANGUAGE_STREAM, Contract
 from quantvla_ros.errors import ObservationError
 from quantvla_ros.observation.decode import decode_image
 from quantvla_ros.observation.messages import NS_PER_S, header_stamp

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from quantvla_ros.contract.load import JOINT_STREAM
-from quantvla_ros.contract.types import Contract, Freshness
+from quantvla_ros.contract.types import JOINT_STREAM, Contract, Freshness
 from quantvla_ros.errors import ObservationError
 from quantvla_ros.observation.buffer import ObservationBuffer
 from quantvla_ros.observation.state import joint_positions

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from quantvla_ros.contract.load import LANGUAGE_STREAM, parse_contract
-from quantvla_ros.contract.types import Contract
+from quantvla_ros.contract.load import parse_contract
+from quantvla_ros.contract.types import LANGUAGE_STREAM, Contract
 from quantvla_ros.errors import BagError
 from quantvla_ros.observation.bags import Bag, BagHealth, Recorded
 from quantvla_ros.observation.buffer import ObservationBuffer

@@ -17,8 +17,14 @@ from types import TracebackType
 import numpy as np
 
 from quantvla_ros.contract.instruction import clean_instruction
-from quantvla_ros.contract.load import JOINT_STREAM, LANGUAGE_STREAM
-from quantvla_ros.contract.types import JOINT_STATE, JOINT_TRAJECTORY, STRING, Contract
+from quantvla_ros.contract.types import (
+    JOINT_STATE,
+    JOINT_STREAM,
+    JOINT_TRAJECTORY,
+    LANGUAGE_STREAM,
+    STRING,
+    Contract,
+)
 from quantvla_ros.errors import BagError, ObservationError
 from quantvla_ros.observation.bags import Bag, BagHealth
 from quantvla_ros.observation.buffer import TIME_JUMP_NS, ObservationBuffer

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from quantvla_ros.contract.load import JOINT_STREAM
-from quantvla_ros.contract.types import Contract
+from quantvla_ros.contract.types import JOINT_STREAM, Contract
 from quantvla_ros.errors import ObservationError
 from quantvla_ros.observation.messages import NS_PER_S
 from quantvla_ros.observation.types import Fault, Reason

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 from policy_double import ROWS, Double
 
-from quantvla_ros.contract.load import TWIST_AXES
+from quantvla_ros.contract.types import TWIST_AXES
 from quantvla_ros.nodes.process import StopSignal, run
 
 
