@@ -199,21 +199,29 @@ class _Round:
             rclpy.shutdown()
 
     def _on_a_stage(self, processes: _Processes, order: Iterator[tuple[str, Case]]) -> None:
-        from quantvla_ros.faults.runner import play
+        from quantvla_ros.faults.runner import play_fairly
         from quantvla_ros.faults.stage import Stage
+        from quantvla_ros.faults.stalls import Stalls
 
         ours = self.setting.own_arm
         self.steps.show('starting arm and policy' if ours else 'starting the policy')
-        with Stage(self.setting, processes.start, self.stop, self.scratch) as stage:
+        with Stalls() as stalls, Stage(
+            self.setting, processes.start, self.stop, self.scratch
+        ) as stage:
             stage.begin()
             for place, case in order:
                 self.steps.show(f'{place}: {case.number} {case.name}')
-                result = play(stage, case)
+                result = play_fairly(stage, case, stalls)
                 processes.weigh(self.memory)
                 self._take(result)
 
     def _take(self, result: Result) -> None:
         self.results.append(result)
+        if result.excused:
+            self.steps.done(
+                f'{result.number} {result.name}: played twice, as the machine stood still for '
+                f'{result.stood_still:.2f} s: {result.excused[0]}'
+            )
         if not result.passed:
             self.steps.done(f'{result.number} {result.name}: {result.problems[0]}')
         self.report.look(self.results, self.memory)

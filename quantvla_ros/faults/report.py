@@ -32,6 +32,7 @@ def summary(results: Sequence[Result]) -> dict[str, int]:
         'holds_due': len(held(results)),
         'holds_missed': sum(result.missed for result in results),
         'jumps': sum(result.jumped for result in results),
+        'played_twice': sum(bool(result.excused) for result in results),
     }
 
 

@@ -42,6 +42,9 @@ class Result:
         jumped: whether a joint moved faster than it may, or than anybody asked for.
         back: s from mending the fault until the policy ran again; None where it did not.
         seconds: the case took in all.
+        excused: what was not as expected the first time, where the machine stood still meanwhile
+            and the case was played again; all else is of the second time.
+        stood_still: s, at most, the first time.
     """
 
     number: int
@@ -65,6 +68,8 @@ class Result:
     jumped: bool = False
     back: float | None = None
     seconds: float = 0.0
+    excused: tuple[str, ...] = ()
+    stood_still: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -98,6 +103,11 @@ def show(results: Sequence[Result]) -> str:
             *(f'  state: {state}' for state in result.states),
             *(f'  /diagnostics: {line}' for line in result.diagnostics),
         ]
+    lines += [
+        f'{result.number} {result.name}: played twice, as the machine stood still for '
+        f'{result.stood_still:.2f} s; the first time: {problem}'
+        for result in results for problem in result.excused
+    ]
     failed = sum(not result.passed for result in results)
     lines += [
         '',
