@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -73,6 +74,11 @@ def test_what_fails_twice_or_on_a_machine_with_time_has_failed(fairly):
     assert not fairly([FAILED, FAILED], stood_still=True).passed
     results = [FAILED, PASSED]
     assert not fairly(results, stood_still=False).passed and results == [PASSED]
+
+
+def test_commands_beyond_a_limit_are_not_excused(fairly):
+    results = [replace(FAILED, asked=1.2), PASSED]
+    assert not fairly(results, stood_still=True).passed and results == [PASSED]
 
 
 def test_what_passed_is_not_played_again(fairly):

@@ -25,7 +25,7 @@ from quantvla_ros.nodes.states import State
 
 MOMENT = 0.2  # s
 TO_REST = 2.0  # s; a hold takes hold_time, 0.3 s
-_EDGE = 1.05  # of a velocity limit: what the last bits of a measured velocity may exceed it by
+EDGE = 1.05  # of a velocity limit: what the last bits of a measured velocity may exceed it by
 # rad or m that a joint may go faster than any command asks for. A controller that hears a command
 # when its first points are over makes up for them: by so much more where the machine had no time
 # for it, or for the arm.
@@ -148,9 +148,9 @@ class Played:
     def _jumped(self, peak: Fastest, commanded: float | None, way: float, joint: str) -> bool:
         """Whether a joint moved as nobody asked for; complains where it did."""
         before = len(self.problems)
-        if peak.share > _EDGE:
+        if peak.share > EDGE:
             self.complain(f'{peak.joint} moves at {peak.speed:.2f}, beyond its limit')
-        if commanded is not None and commanded > _EDGE:
+        if commanded is not None and commanded > EDGE:
             self.complain(f'commands ask for {100.0 * commanded:.0f} % of a velocity limit')
         if way > _UNASKED and not self.case.catches_up:
             self.complain(f'{joint} jumps: it goes {way:.2f} faster than any command asks for')

@@ -103,6 +103,8 @@ def show(results: Sequence[Result]) -> str:
             *(f'  state: {state}' for state in result.states),
             *(f'  /diagnostics: {line}' for line in result.diagnostics),
         ]
+    if any(result.excused for result in results):
+        lines.append('')
     lines += [
         f'{result.number} {result.name}: played twice, as the machine stood still for '
         f'{result.stood_still:.2f} s; the first time: {problem}'

@@ -15,7 +15,7 @@ from std_srvs.srv import Trigger
 from quantvla_ros.errors import QuantVLAError
 from quantvla_ros.faults.case import Case, Expect, FaultsError
 from quantvla_ros.faults.measure import STILL, fastest, time_to_rest, time_to_state
-from quantvla_ros.faults.played import MOMENT, TO_REST, Played
+from quantvla_ros.faults.played import EDGE, MOMENT, TO_REST, Played
 from quantvla_ros.faults.results import Result
 from quantvla_ros.faults.stage import (
     ACTIVATE,
@@ -81,13 +81,15 @@ def play(stage: Stage, case: Case) -> Result:
 def play_fairly(stage: Stage, case: Case, stalls: Stalls) -> Result:
     """Play a case, and once more where it failed while the machine stood still.
 
+    Commands that ask for more than a limit are no matter of time: they are not excused.
+
     Raises:
         StageLost: the stage is not healthy afterwards.
     """
     begun = time.monotonic()
     result = play(stage, case)
     stood_still = stalls.longest(begun)
-    if result.passed or not stood_still:
+    if result.passed or not stood_still or (result.asked or 0.0) > EDGE:
         return result
     return replace(play(stage, case), excused=result.problems, stood_still=stood_still)
 

@@ -33,6 +33,9 @@ def id_row(ids: Sequence[int]) -> np.ndarray:
 def kept_rows(tokens: Callable[[str], Sequence[int]]) -> Callable[[str], np.ndarray]:
     """Command to [1, T] int64 ids, of those asked for last without `tokens`.
 
+    A tokenizer keeps the ids of texts; this spares what is around it, from a command's checks and
+    its prompt to an array of 500 numbers.
+
     Every caller gets a row of its own, which it may change. What `tokens` raises is not kept.
     """
     kept = lru_cache(maxsize=_KEPT)(lambda command: id_row(tokens(command)))

@@ -148,18 +148,19 @@ class Operator:
         while not self._events.empty():
             self._events.get_nowait()
         self._answered.clear()
-        deadline = time.monotonic() + _HEARD
+        begun, given = time.monotonic(), 0
         while not self._answered.is_set():
-            if time.monotonic() > deadline:
+            self._check()
+            waited = time.monotonic() - begun
+            if waited > _HEARD:
                 raise QuantVLAError(
                     f'{instruction!r}: expected the simulated arm to take the command, found no '
                     f'answer in {_HEARD:.0f} s; does it run, in this ROS domain?'
                 )
-            self._instruction.publish(String(data=instruction))
-            again = time.monotonic() + _AGAIN
-            while not self._answered.is_set() and time.monotonic() < again:
-                self._check()
-                self._answered.wait(_POLL)
+            if waited >= given * _AGAIN:
+                self._instruction.publish(String(data=instruction))
+                given += 1
+            self._answered.wait(_POLL)
 
     def wait_for(self, name: str, timeout: float) -> Event | None:
         """The next event of that name, None where it does not come in time.

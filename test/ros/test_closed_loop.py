@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import pytest
 from conftest import ACTIVATE, CONFIGURE, DEACTIVATE, PATIENCE, ROOT, stop
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from std_msgs.msg import String
 
+from quantvla_ros.errors import QuantVLAError
 from quantvla_ros.msg import PolicyStatus
+from quantvla_ros.nodes import operator as operators
 from quantvla_ros.nodes.operator import Operator
 from quantvla_ros.nodes.process import StopSignal
+from quantvla_ros.nodes.tabletop import EVENT_QOS
 from quantvla_ros.observation.messages import nanoseconds
 from quantvla_ros.sim.tabletop import Tabletop, Task, TaskKind
 
@@ -26,6 +31,28 @@ def operator():
     with Operator(signals) as operator:
         yield operator
     signals.restore()
+
+
+def test_a_command_is_given_until_the_arm_answers(operator, monkeypatch):
+    monkeypatch.setattr(operators, '_AGAIN', 0.1)
+    heard: list[str] = []
+    answers = operator.node.create_publisher(DiagnosticStatus, 'tabletop/events', EVENT_QOS)
+    time = KeyValue(key='time (s)', value='0.0')
+
+    def on_command(message: String) -> None:
+        heard.append(message.data)
+        if len(heard) == 3:
+            answers.publish(DiagnosticStatus(name='commanded', values=[time]))
+
+    operator.node.create_subscription(String, 'instruction', on_command, 10)
+    operator.command('touch the red cube')
+    assert len(heard) >= 3 and set(heard) == {'touch the red cube'}
+
+
+def test_a_command_that_no_arm_takes_is_an_error(operator, monkeypatch):
+    monkeypatch.setattr(operators, '_HEARD', 0.2)
+    with pytest.raises(QuantVLAError, match=r"'go': .*found no answer in 0 s; does it run"):
+        operator.command('go')
 
 
 @pytest.mark.parametrize('schedule', ['async', 'sync', 'ensemble', 'rtc'])
